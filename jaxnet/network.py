@@ -1,0 +1,184 @@
+"""Networks: a stack of dense layers, its cost, and the gradient of the cost by one backward pass.
+
+`cost`, `cost_and_gradient` and their like take a network and a loss and return a pure function of (params, x, y), the
+same function for the same network and loss, ready for `jit`, `vmap` and sharding. x is (m, n_in) for a batch or (n_in,)
+for one example; y has the shape of the outputs, or of the examples where the network has one output or the loss takes
+class labels.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Bool, Float
+
+from jaxnet.activations import Activation, identity, relu, sigmoid, tanh
+from jaxnet.initializers import Initializer, he_normal, lecun_normal
+from jaxnet.layers import Dense, Layer, dense, elementwise, map_layers, serial
+from jaxnet.losses import Loss
+
+
+def mlp(
+    sizes: Sequence[int],
+    hidden: Activation = relu,
+    output: Activation = identity,
+    initializer: Initializer | None = None,
+    *,
+    dtype: DTypeLike = float,
+) -> Layer:
+    """A multilayer perceptron: z[l] = W[l] a[l-1] + b[l], a[l] = g[l](z[l]), from a[0] = x.
+
+    The losses take linear outputs and contain the output activation, so `output` is the identity (and no layer) unless
+    the activated outputs themselves are wanted.
+
+    Args:
+        sizes: (n[0], ..., n[L]); (12288, 3, 2, 1) is the lecture's network and (n, 1) logistic regression.
+        hidden: g[l] for l < L.
+        output: g[L].
+        initializer: of every weight. By default each layer's follows its activation: variance 1/n_in for identity,
+            sigmoid and tanh (`lecun_normal`), 2/n_in for the rectifiers (`he_normal`). Biases start at 0.
+        dtype: of the parameters; JAX's default float if not given.
+
+    Raises:
+        ValueError: if there are fewer than two sizes, or one is below 1.
+        TypeError: if a size is not an integer.
+    """
+    for size in sizes:
+        if not isinstance(size, Integral):
+            raise TypeError(f"sizes must be integers, got {size!r} in {tuple(sizes)}")
+    sizes = tuple(int(size) for size in sizes)
+    if len(sizes) < 2:
+        raise ValueError(f"sizes needs at least two entries, inputs and outputs, got {sizes}")
+    if min(sizes) < 1:
+        raise ValueError(f"sizes must be at least 1, got {sizes}")
+    activations = [hidden] * (len(sizes) - 2) + [output]
+    layers = []
+    for n_in, n_out, activation in zip(sizes, sizes[1:], activations, strict=False):
+        default = lecun_normal if activation in (identity, sigmoid, tanh) else he_normal
+        layers.append(dense(n_in, n_out, initializer or default, dtype=dtype))
+        layers.append(elementwise(activation))
+    return serial(*(layers[:-1] if output == identity else layers))
+
+
+def _mean_over_examples(losses: Array) -> Array:
+    """J = (1/m) Σ L(i); one example is its own mean."""
+    if losses.size == 0:
+        raise ValueError("the cost of an empty batch is undefined: x has no examples")
+    return losses.mean()
+
+
+@functools.cache
+def cost(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Array]:
+    """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar.
+
+    It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
+    """
+
+    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Float[Array, ""]:
+        outputs, _ = network.forward(params, x)
+        return _mean_over_examples(loss.value(outputs, y))
+
+    return function
+
+
+@functools.cache
+def cost_and_gradient(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], tuple[Array, Any]]:
+    """The function (params, x, y) -> (J, ∂J/∂params): `jax.value_and_grad(cost(network, loss))`, derived by hand.
+
+    The derivative is linear, so the gradient of the mean is the mean of the gradients: each δ[L](i) is divided by m
+    once, and the sums over examples inside the backward pass do the rest.
+    """
+
+    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> tuple[Float[Array, ""], Any]:
+        outputs, cache = network.forward(params, x)
+        losses = loss.value(outputs, y)
+        delta = loss.gradient(outputs, y) / max(losses.size, 1)
+        _, gradient = network.backward(params, cache, delta)
+        return _mean_over_examples(losses), gradient
+
+    return function
+
+
+@functools.cache
+def predict(network: Layer, loss: Loss) -> Callable[[Any, Array], Array]:
+    """The function (params, x) -> ŷ: the outputs through the activation that the loss contains.
+
+    A probability for `binary_cross_entropy`, one for each class for `softmax_cross_entropy`.
+    """
+
+    def function(params: Any, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        outputs, _ = network.forward(params, x)
+        return loss.predict(outputs)
+
+    return function
+
+
+def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[Array, "*batch"]:
+    """Whether each predicted class is the label: the most probable of several, or ŷ > ½ for one output.
+
+    Raises:
+        ValueError: if y has neither the shape of the examples nor, for one output, that of the prediction.
+    """
+    *examples, n_out = prediction.shape
+    y = jnp.asarray(y)
+    if n_out == 1 and y.shape == prediction.shape:
+        y = y[..., 0]
+    if y.shape != tuple(examples):
+        raise ValueError(
+            f"a prediction of shape {prediction.shape} needs labels of shape {tuple(examples)}, got {y.shape}"
+        )
+    return (prediction[..., 0] > 0.5) == (y > 0.5) if n_out == 1 else prediction.argmax(axis=-1) == y
+
+
+@functools.cache
+def per_example_gradients(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Any]:
+    """The function (params, x, y) -> ∂L(i)/∂params for each example i, on a leading axis of every leaf."""
+
+    def one(params: Any, x: Array, y: Array) -> Any:
+        return cost_and_gradient(network, loss)(params, x, y)[1]
+
+    def function(params: Any, x: Float[Array, "m n_in"], y: ArrayLike) -> Any:
+        return jax.vmap(one, in_axes=(None, 0, 0))(params, x, jnp.asarray(y))
+
+    return function
+
+
+@functools.cache
+def _squared_norms(leaf: Layer) -> Layer:
+    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum."""
+
+    def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
+        """∂L(i)/∂W = δ aᵀ and ∂L(i)/∂b = δ, and ‖δ aᵀ‖² = Σ_ij δ_i² a_j² = ‖δ‖²‖a‖²: together ‖δ‖²(‖a‖² + 1)."""
+        grad_inputs, gradient = leaf.backward(params, cache, delta)
+        if isinstance(params, Dense):
+            return grad_inputs, jnp.square(delta).sum(-1) * (jnp.square(cache).sum(-1) + 1)
+        if jax.tree.leaves(params):
+            raise TypeError(f"no closed form for the per-example gradient norm of {leaf.name}")
+        return grad_inputs, gradient
+
+    return leaf._replace(backward=backward)
+
+
+@functools.cache
+def per_example_gradient_norms(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Array]:
+    """The function (params, x, y) -> ‖∂L(i)/∂params‖ for each example i, shape (m,).
+
+    ‖∂L(i)/∂params‖² = Σ_l ‖δ[l]‖²(‖a[l-1]‖² + 1), summed over the dense layers in one backward pass over the batch: no
+    gradient of one example is ever formed (Goodfellow, 2015).
+    """
+    with_norms = map_layers(_squared_norms, network)
+
+    def function(params: Any, x: Float[Array, "m n_in"], y: ArrayLike) -> Float[Array, " m"]:
+        if x.ndim != 2:
+            raise ValueError(f"per-example norms need a batch of shape (m, n_in), got {x.shape}")
+        outputs, cache = with_norms.forward(params, x)
+        _, squares = with_norms.backward(params, cache, loss.gradient(outputs, y))
+        # `repeat` stacks its layers on a leading axis, so the examples are the last one.
+        return jnp.sqrt(sum(square.reshape(-1, len(x)).sum(0) for square in jax.tree.leaves(squares)))
+
+    return function

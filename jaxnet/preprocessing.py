@@ -1,0 +1,125 @@
+"""Data before the network sees it: standardization, flattened pictures, mini-batches.
+
+Large inputs give large z, which saturates; features of different spread stretch the contours of the cost. Subtracting
+the mean and dividing by the standard deviation, both from the training set alone, mends both.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Float, Num
+
+
+class Standardization(NamedTuple):
+    """What standardization learned from the training set, one entry a feature.
+
+    Attributes:
+        mean: μ, rounded to the dtype of the data.
+        scale: σ, the standard deviation (divided by m, not m - 1); 1 for a constant feature.
+        residual: what rounding took from μ. Where μ is 1e6 times σ, half a unit in its last place is 0.03 σ.
+    """
+
+    mean: Float[Array | np.ndarray, " n"]
+    scale: Float[Array | np.ndarray, " n"]
+    residual: Float[Array | np.ndarray, " n"]
+
+
+def _as_features(x: Num[Array | np.ndarray, "..."]) -> Any:
+    """x as floats, checked; NumPy data stays NumPy and keeps its float64, whatever JAX's default is."""
+    x = x if isinstance(x, Array) else np.asarray(x)
+    if x.ndim != 2:
+        raise ValueError(f"features have shape (m, n), got {x.shape}; flatten pictures with flatten_images")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(float)
+    return x
+
+
+def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
+    """μ and σ of each feature of the training set x (m, n), to be used unchanged on any other.
+
+    μ = (1/m) Σ x(i) and σ² = (1/m) Σ (x(i) - μ)². Both are computed from x - x(1), which is exact for data far from 0
+    and exactly 0 for a constant feature.
+
+    Raises:
+        ValueError: if x is not (m, n), is empty, or (when concrete) holds a value that is not finite.
+    """
+    x = _as_features(x)
+    xp = jnp if isinstance(x, Array) else np
+    if x.shape[0] == 0:
+        raise ValueError(f"cannot standardize without examples, got shape {x.shape}")
+    check_finite("x", x)
+    shifted = x - x[:1]
+    shifted_mean = shifted.mean(axis=0)
+    deviation = shifted - shifted_mean[None]
+    mean = x[0] + shifted_mean
+    largest = xp.abs(deviation).max(axis=0)
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no square overflows or underflows
+    scale = unit * xp.sqrt(xp.square(deviation / unit[None]).mean(axis=0))
+    return Standardization(mean, xp.where(largest > 0, scale, unit), shifted_mean - (mean - x[0]))
+
+
+def standardize(stats: Standardization, x: Num[Array | np.ndarray, "..."]) -> Any:
+    """(x - μ)/σ, feature by feature.
+
+    Raises:
+        ValueError: if x is not (m, n) with the n features of the training set.
+    """
+    x = _as_features(x)
+    if x.shape[1:] != stats.mean.shape:
+        raise ValueError(f"the training set had {len(stats.mean)} features, x has shape {x.shape}")
+    return (x - stats.mean[None] - stats.residual[None]) / stats.scale[None]
+
+
+def check_finite(name: str, x: Any) -> None:
+    """Raises `ValueError` if a concrete array holds a NaN or an infinity, naming the first."""
+    if isinstance(x, Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return
+    finite = np.isfinite(x)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {x[first]} at index {first}")
+
+
+def flatten_images(images: Num[Array | np.ndarray, "..."]) -> Any:
+    """Pictures (m, height, width[, channels]) as vectors (m, n), each read row by row.
+
+    Raises:
+        ValueError: if images has another number of axes; a single picture is a batch of one, `image[None]`.
+    """
+    if images.ndim not in (3, 4):
+        raise ValueError(f"images have shape (m, height, width) or (m, height, width, channels), got {images.shape}")
+    return images.reshape(len(images), -1)
+
+
+def minibatches(key: Array, data: Any, batch_size: int) -> tuple[Any, Any]:
+    """One epoch of mini-batches: every example exactly once, in an order drawn from the key.
+
+    Args:
+        key: the random key that decides the order.
+        data: a tree of arrays with the examples on their leading axis, such as (x, y).
+        batch_size: examples a batch, at least 1.
+
+    Returns:
+        (full, rest): the full batches stacked as (m // batch_size, batch_size, ...), ready for `lax.scan`, and the last
+        partial batch as (m % batch_size, ...), which may be empty.
+
+    Raises:
+        ValueError: if batch_size < 1, or the arrays differ in their number of examples.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    lengths = {len(leaf) for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1:
+        raise ValueError(f"all arrays need the same number of examples, got {sorted(lengths)}")
+    (m,) = lengths
+    full_batches = m // batch_size
+    order = jax.random.permutation(key, m)
+    shuffled = jax.tree.map(lambda leaf: leaf[order], data)
+    full = jax.tree.map(
+        lambda leaf: leaf[: full_batches * batch_size].reshape(full_batches, batch_size, *leaf.shape[1:]), shuffled
+    )
+    return full, jax.tree.map(lambda leaf: leaf[full_batches * batch_size :], shuffled)

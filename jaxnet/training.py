@@ -1,0 +1,252 @@
+"""Training: forward, cost, backward and update as one compiled program an epoch.
+
+Everything here is a pure function of explicit arguments but `fit`, the edge: it checks the data, compiles, keeps the
+host informed between chunks of epochs, and hands back what was trained when it is interrupted.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+from optax import GradientTransformation, apply_updates
+
+from jaxnet.layers import Layer
+from jaxnet.losses import Loss
+from jaxnet.network import cost_and_gradient
+from jaxnet.preprocessing import check_finite, minibatches
+
+
+class TrainState(NamedTuple):
+    """Everything that a training run carries from step to step.
+
+    Attributes:
+        params: the network's parameters.
+        opt_state: the optimizer's state.
+        key: the random key from which later epochs draw their order.
+        step: finished steps.
+    """
+
+    params: Any
+    opt_state: Any
+    key: Array
+    step: Array
+
+
+class History(NamedTuple):
+    """What a training run measured: `cost[t]` is J of step t's mini-batch, before that step's update."""
+
+    cost: Float[Array | np.ndarray, " steps"]
+
+
+def init_state(network: Layer, optimizer: GradientTransformation, key: Array) -> TrainState:
+    """Fresh parameters, a fresh optimizer state, and a key for the epochs to come."""
+    params_key, epochs_key = jax.random.split(key)
+    params = network.init(params_key)
+    return TrainState(params, optimizer.init(params), epochs_key, jnp.zeros([], jnp.int32))
+
+
+def train_step(
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+) -> tuple[TrainState, Array]:
+    """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""
+    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = apply_updates(state.params, updates)
+    return TrainState(params, opt_state, state.key, state.step + 1), cost
+
+
+def train_epoch(
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    state: TrainState,
+    x: Array,
+    y: Array,
+    *,
+    batch_size: int | None,
+) -> tuple[TrainState, Float[Array, " steps"]]:
+    """One pass over the examples, one step for each mini-batch X{1}, ..., X{T}; returns J of every step.
+
+    batch_size None is batch gradient descent: one step on all m examples. 1 is stochastic gradient descent.
+    """
+
+    def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Array]:
+        return train_step(network, loss, optimizer, state, *batch)
+
+    if batch_size is None:
+        state, cost = step(state, (x, y))
+        return state, cost[None]
+    key, order_key = jax.random.split(state.key)
+    full, rest = minibatches(order_key, (x, y), batch_size)
+    state, costs = jax.lax.scan(step, state._replace(key=key), full)
+    if len(x) % batch_size:
+        state, cost = step(state, rest)
+        costs = jnp.append(costs, cost)
+    return state, costs
+
+
+# One call runs at most this many epochs, or about this long, before the host hears of it and can be interrupted.
+CHUNK_EPOCHS = 64
+CHUNK_SECONDS = 0.2
+
+
+def train_epochs(
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    state: TrainState,
+    x: Array,
+    y: Array,
+    epochs: ArrayLike,
+    *,
+    batch_size: int | None,
+    capacity: int,
+) -> tuple[TrainState, Float[Array, "capacity steps"]]:
+    """`train_epoch`, `epochs` times over; the costs have room for `capacity` epochs, so that `epochs` may be traced."""
+    steps = 1 if batch_size is None else -(-len(x) // batch_size)
+
+    def body(epoch: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        state, costs = carry
+        state, epoch_costs = train_epoch(network, loss, optimizer, state, x, y, batch_size=batch_size)
+        return state, costs.at[epoch].set(epoch_costs)
+
+    dtype = jax.eval_shape(cost_and_gradient(network, loss), state.params, x, y)[0].dtype
+    return jax.lax.fori_loop(0, epochs, body, (state, jnp.zeros((capacity, steps), dtype)))
+
+
+_init_state = jax.jit(init_state, static_argnums=0)
+_train_epochs = jax.jit(
+    train_epochs, static_argnums=(0, 1), static_argnames=("batch_size", "capacity"), donate_argnums=3
+)
+
+
+def fit(
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    x: Num[Array | np.ndarray, "..."],
+    y: ArrayLike,
+    *,
+    key: Array,
+    batch_size: int | None,
+    epochs: int,
+    state: TrainState | None = None,
+    progress: bool = False,
+) -> tuple[TrainState, History]:
+    """Trains a network on the examples (x, y).
+
+    An epoch is one compiled scan. Another learning rate, other data of the same shape or the same network built again
+    run the program that is already compiled.
+
+    Args:
+        network: from `mlp`, `serial` and their like.
+        loss: of one example; the cost is its mean over the mini-batch.
+        optimizer: from `jaxnet.optimizers` or Optax.
+        x: the inputs (m, n_in), cast to the dtype of the parameters.
+        y: the targets (m, n_out), or (m,) for one output or class labels.
+        key: decides the initial parameters and the order of the examples.
+        batch_size: examples a step; the last batch of an epoch may be smaller. None: all m, in their own order.
+        epochs: passes over the examples.
+        state: where to go on from, instead of a fresh start from the key.
+        progress: show a progress bar (needs Rich, which the extra `experiments` installs).
+
+    Returns:
+        The final state and the cost of every step. After Ctrl-C, what was trained until then; a second one raises
+        `KeyboardInterrupt`.
+
+    Raises:
+        ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
+            that do not fit the network or the loss, or a batch size or epochs below 1.
+        TypeError: for class labels that are not integers.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None for all examples, got {batch_size}")
+    optimizer = _as_pytree(optimizer)
+    # The buffers of a state are donated to each step, so a caller's own is copied first.
+    trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
+    x, y = _check_data(network, loss, trained.params, x, y)
+
+    costs: list[np.ndarray] = []
+    done, chunk = 0, 1
+    with _interruption() as interrupted, _progress_bar(progress, epochs) as show:
+        while done < epochs and not interrupted():
+            chunk = min(chunk, epochs - done)
+            started = time.perf_counter()
+            trained, chunk_costs = _train_epochs(
+                network, loss, optimizer, trained, x, y, chunk, batch_size=batch_size, capacity=CHUNK_EPOCHS
+            )
+            costs.append(np.asarray(chunk_costs)[:chunk].ravel())
+            done += chunk
+            show(done, costs[-1][-1])
+            if time.perf_counter() - started < CHUNK_SECONDS / 2:
+                chunk = min(2 * chunk, CHUNK_EPOCHS)
+    return trained, History(jnp.asarray(np.concatenate(costs)) if costs else jnp.zeros(0))
+
+
+def _as_pytree(optimizer: GradientTransformation) -> GradientTransformation:
+    """The optimizer as an argument of `jit`: functions that are no pytrees, such as Optax's closures, become static."""
+    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, optimizer)
+
+
+def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
+    """The data on the device, in the dtype of the parameters; raises the errors that `fit` documents."""
+    x, y = (value if isinstance(value, Array) else np.asarray(value) for value in (x, y))
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"fit needs at least one example, got x of shape {x.shape}")
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(f"x and y need the same number of examples, got shapes {x.shape} and {y.shape}")
+    check_finite("x", x)
+    check_finite("y", y)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    x = jnp.asarray(x, dtype)
+    y = jnp.asarray(y, dtype if jnp.issubdtype(y.dtype, jnp.floating) else None)
+    outputs, _ = jax.eval_shape(network.forward, params, x)
+    loss.value(jnp.zeros(outputs.shape, outputs.dtype), y)  # a loss judges concrete targets; later they are traced
+    return x, y
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """While it lasts the first Ctrl-C is only noted, so that no state is lost between donation and return."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    requested = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        requested.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[int, float], None]]:
+    """A function (finished epochs, last cost) -> None that shows them if wanted."""
+    if not wanted:
+        yield lambda done, cost: None
+        return
+    try:
+        from rich.progress import Progress
+    except ImportError as error:
+        raise ImportError("a progress bar needs Rich: pip install 'jaxnet[experiments]'") from error
+    with Progress() as bar:
+        task = bar.add_task("training", total=epochs)
+        yield lambda done, cost: bar.update(task, completed=done, description=f"epoch {done}, cost {cost:.4g}")
