@@ -46,7 +46,7 @@ from jaxnet.network import (
 )
 from jaxnet.optimizers import adam, gradient_descent, heavy_ball, momentum, nesterov, rmsprop
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
-from jaxnet.training import History, TrainState, fit, init_state, train_epoch, train_epochs, train_step
+from jaxnet.training import History, TrainState, fit, init_state, train_epochs, train_step
 
 __all__ = [
     "Activation",
@@ -105,7 +105,6 @@ __all__ = [
     "standardize",
     "tanh",
     "textbook_cross_entropy",
-    "train_epoch",
     "train_epochs",
     "train_step",
     "zeros",

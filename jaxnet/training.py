@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from optax import GradientTransformation, apply_updates
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
-from jaxnet.preprocessing import check_finite, minibatches
+from jaxnet.preprocessing import check_finite, random_order, split_order
 
 
 class TrainState(NamedTuple):
@@ -65,41 +66,6 @@ def train_step(
     return TrainState(params, opt_state, state.key, state.step + 1), cost
 
 
-def train_epoch(
-    network: Layer,
-    loss: Loss,
-    optimizer: GradientTransformation,
-    state: TrainState,
-    x: Array,
-    y: Array,
-    *,
-    batch_size: int | None,
-) -> tuple[TrainState, Float[Array, " steps"]]:
-    """One pass over the examples, one step for each mini-batch X{1}, ..., X{T}; returns J of every step.
-
-    batch_size None is batch gradient descent: one step on all m examples. 1 is stochastic gradient descent.
-    """
-
-    def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Array]:
-        return train_step(network, loss, optimizer, state, *batch)
-
-    if batch_size is None:
-        state, cost = step(state, (x, y))
-        return state, cost[None]
-    key, order_key = jax.random.split(state.key)
-    full, rest = minibatches(order_key, (x, y), batch_size)
-    state, costs = jax.lax.scan(step, state._replace(key=key), full)
-    if len(x) % batch_size:
-        state, cost = step(state, rest)
-        costs = jnp.append(costs, cost)
-    return state, costs
-
-
-# One call runs at most this many epochs, or about this long, before the host hears of it and can be interrupted.
-CHUNK_EPOCHS = 64
-CHUNK_SECONDS = 0.2
-
-
 def train_epochs(
     network: Layer,
     loss: Loss,
@@ -112,17 +78,59 @@ def train_epochs(
     batch_size: int | None,
     capacity: int,
 ) -> tuple[TrainState, Float[Array, "capacity steps"]]:
-    """`train_epoch`, `epochs` times over; the costs have room for `capacity` epochs, so that `epochs` may be traced."""
-    steps = 1 if batch_size is None else -(-len(x) // batch_size)
+    """`epochs` passes over the examples, one step for each mini-batch X{1}, ..., X{T}; returns J of every step.
+
+    The costs have room for `capacity` epochs, so that `epochs` may be traced. An epoch's order depends on the state's
+    key and step alone: ten epochs are the same in one call or in several.
+
+    Args:
+        network, loss, optimizer: what to train; the optimizer is a pytree and may be traced.
+        state: where to begin.
+        x, y: the examples.
+        epochs: how many passes, at most `capacity`.
+        batch_size: examples a step; None is batch gradient descent on all m, 1 is stochastic gradient descent.
+        capacity: rows of the costs; those from `epochs` on are 0.
+    """
+
+    m = len(x)
+    steps = 1 if batch_size is None else -(-m // batch_size)
+
+    def step(state: TrainState, examples: Array) -> tuple[TrainState, Array]:
+        return train_step(network, loss, optimizer, state, x[examples], y[examples])
+
+    def batch_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
+        state, cost = train_step(network, loss, optimizer, state, x, y)
+        return state, cost[None]
+
+    def minibatch_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
+        full, rest = split_order(random_order(bits[epoch]), batch_size)
+        state, costs = jax.lax.scan(step, state, full)
+        if len(rest):
+            state, cost = step(state, rest)
+            costs = jnp.append(costs, cost)
+        return state, costs
+
+    if batch_size is None:
+        run_epoch = batch_epoch
+    else:
+        run_epoch = minibatch_epoch
+        # Drawn for all epochs together, which costs a CPU hardly more than for one.
+        keys = jax.vmap(partial(jax.random.fold_in, state.key))(state.step + steps * jnp.arange(capacity))
+        bits = jax.vmap(partial(jax.random.bits, shape=(m,)))(keys)
 
     def body(epoch: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, costs = carry
-        state, epoch_costs = train_epoch(network, loss, optimizer, state, x, y, batch_size=batch_size)
+        state, epoch_costs = run_epoch(epoch, state)
         return state, costs.at[epoch].set(epoch_costs)
 
     dtype = jax.eval_shape(cost_and_gradient(network, loss), state.params, x, y)[0].dtype
     return jax.lax.fori_loop(0, epochs, body, (state, jnp.zeros((capacity, steps), dtype)))
 
+
+# One call runs at most so many epochs and (with more than one) examples, or about so long, before the host hears of it.
+CHUNK_EPOCHS = 64
+CHUNK_EXAMPLES = 1 << 20
+CHUNK_SECONDS = 0.2
 
 _init_state = jax.jit(init_state, static_argnums=0)
 _train_epochs = jax.jit(
@@ -179,19 +187,19 @@ def fit(
     x, y = _check_data(network, loss, trained.params, x, y)
 
     costs: list[np.ndarray] = []
-    done, chunk = 0, 1
+    done, chunk, capacity = 0, 1, max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
     with _interruption() as interrupted, _progress_bar(progress, epochs) as show:
         while done < epochs and not interrupted():
             chunk = min(chunk, epochs - done)
             started = time.perf_counter()
             trained, chunk_costs = _train_epochs(
-                network, loss, optimizer, trained, x, y, chunk, batch_size=batch_size, capacity=CHUNK_EPOCHS
+                network, loss, optimizer, trained, x, y, chunk, batch_size=batch_size, capacity=capacity
             )
             costs.append(np.asarray(chunk_costs)[:chunk].ravel())
             done += chunk
             show(done, costs[-1][-1])
-            if time.perf_counter() - started < CHUNK_SECONDS / 2:
-                chunk = min(2 * chunk, CHUNK_EPOCHS)
+            pace = chunk / (time.perf_counter() - started)
+            chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
     return trained, History(jnp.asarray(np.concatenate(costs)) if costs else jnp.zeros(0))
 
 
