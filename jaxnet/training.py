@@ -95,28 +95,27 @@ def train_epochs(
     m = len(x)
     steps = 1 if batch_size is None else -(-m // batch_size)
 
-    def step(state: TrainState, examples: Array) -> tuple[TrainState, Array]:
-        return train_step(network, loss, optimizer, state, x[examples], y[examples])
-
-    def batch_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
-        state, cost = train_step(network, loss, optimizer, state, x, y)
-        return state, cost[None]
-
-    def minibatch_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
-        full, rest = split_order(random_order(bits[epoch]), batch_size)
-        state, costs = jax.lax.scan(step, state, full)
-        if len(rest):
-            state, cost = step(state, rest)
-            costs = jnp.append(costs, cost)
-        return state, costs
-
     if batch_size is None:
-        run_epoch = batch_epoch
+
+        def run_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
+            state, cost = train_step(network, loss, optimizer, state, x, y)
+            return state, cost[None]
+
     else:
-        run_epoch = minibatch_epoch
-        # Drawn for all epochs together, which costs a CPU hardly more than for one.
+        # Random bits are drawn for all epochs together, which costs a CPU hardly more than for one.
         keys = jax.vmap(partial(jax.random.fold_in, state.key))(state.step + steps * jnp.arange(capacity))
         bits = jax.vmap(partial(jax.random.bits, shape=(m,)))(keys)
+
+        def step(state: TrainState, examples: Array) -> tuple[TrainState, Array]:
+            return train_step(network, loss, optimizer, state, x[examples], y[examples])
+
+        def run_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
+            full, rest = split_order(random_order(bits[epoch]), batch_size)
+            state, costs = jax.lax.scan(step, state, full)
+            if len(rest):
+                state, cost = step(state, rest)
+                costs = jnp.append(costs, cost)
+            return state, costs
 
     def body(epoch: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, costs = carry

@@ -1,8 +1,6 @@
-"""Strict switches for every test, and the helpers that all of them share."""
+"""Strict switches for every test: float64 available, no silent promotion of dtypes or ranks."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -12,20 +10,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--data", metavar="PATH", help="the cat pictures, train_catvnoncat.h5, for the tests that reproduce results on them"
+        "--data",
+        metavar="PATH",
+        help="the cat pictures, train_catvnoncat.h5, for the tests that reproduce results on them",
     )
-
-
-def assert_close(actual, expected, tolerance):
-    """Every leaf: ‖actual - expected‖ <= tolerance · ‖expected‖, with the same tree, shapes and dtypes."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    expected_leaves = jax.tree.leaves(expected)
-    for (path, leaf), reference in zip(jax.tree.leaves_with_path(actual), expected_leaves, strict=True):
-        name = jax.tree_util.keystr(path) or "value"
-        assert (jnp.shape(leaf), jnp.result_type(leaf)) == (jnp.shape(reference), jnp.result_type(reference)), name
-        a, e = np.asarray(leaf, np.float64), np.asarray(reference, np.float64)
-        error, scale = np.linalg.norm(a - e), np.linalg.norm(e)
-        assert error <= tolerance * scale, f"{name}: relative error {error / scale if scale else error:.3g} > {tolerance:.3g}"
 
 
 @pytest.fixture

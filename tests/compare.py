@@ -1,0 +1,19 @@
+"""How tests compare numbers: leaf by leaf, relative to the norm of the leaf, naming the leaf that differs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def assert_close(actual, expected, tolerance):
+    """Every leaf: ‖actual - expected‖ <= tolerance · ‖expected‖, with the same tree, shapes and dtypes."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    expected_leaves = jax.tree.leaves(expected)
+    for (path, leaf), reference in zip(jax.tree.leaves_with_path(actual), expected_leaves, strict=True):
+        name = jax.tree_util.keystr(path) or "value"
+        assert (jnp.shape(leaf), jnp.result_type(leaf)) == (jnp.shape(reference), jnp.result_type(reference)), name
+        a, e = np.asarray(leaf, np.float64), np.asarray(reference, np.float64)
+        error, scale = np.linalg.norm(a - e), np.linalg.norm(e)
+        assert error <= tolerance * scale, (
+            f"{name}: relative error {error / scale if scale else error:.3g} > {tolerance:.3g}"
+        )
