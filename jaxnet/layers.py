@@ -74,7 +74,8 @@ def dense(
         """z = W a + b. The backward pass needs a, and has W already."""
         if a.shape[-1:] != (n_in,):
             raise ValueError(f"dense {n_in}→{n_out} needs inputs of shape (..., {n_in}), got {a.shape}")
-        return a @ params.weight.T + params.bias, a
+        z = a @ params.weight.T
+        return z + jnp.broadcast_to(params.bias, z.shape), a
 
     def backward(
         params: Dense, a: Float[Array, "*batch n_in"], delta: Float[Array, "*batch n_out"]

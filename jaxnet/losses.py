@@ -140,7 +140,7 @@ def _softmax_cross_entropy_gradient(z: Array, y: ArrayLike) -> Array:
     y = _labels(z, y)
     _, e = _shifted(z)
     prediction = e / e.sum(axis=-1, keepdims=True)
-    is_label = jnp.arange(z.shape[-1]) == y[..., None]
+    is_label = jax.nn.one_hot(y, z.shape[-1], dtype=bool)
     others = jnp.where(is_label, 0, prediction)
     return jnp.where(is_label, -others.sum(axis=-1, keepdims=True), others)
 

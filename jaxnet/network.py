@@ -132,7 +132,9 @@ def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[A
         raise ValueError(
             f"a prediction of shape {prediction.shape} needs labels of shape {tuple(examples)}, got {y.shape}"
         )
-    return (prediction[..., 0] > 0.5) == (y > 0.5) if n_out == 1 else prediction.argmax(axis=-1) == y
+    if n_out == 1:
+        return (prediction[..., 0] > 0.5) == (y.astype(prediction.dtype) > 0.5)
+    return prediction.argmax(axis=-1) == y
 
 
 @functools.cache
@@ -173,7 +175,7 @@ def per_example_gradient_norms(network: Layer, loss: Loss) -> Callable[[Any, Arr
     """
     with_norms = map_layers(_squared_norms, network)
 
-    def function(params: Any, x: Float[Array, "m n_in"], y: ArrayLike) -> Float[Array, " m"]:
+    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Float[Array, " m"]:
         if x.ndim != 2:
             raise ValueError(f"per-example norms need a batch of shape (m, n_in), got {x.shape}")
         outputs, cache = with_norms.forward(params, x)

@@ -1,6 +1,7 @@
 """Strict switches for every test: float64 available, no silent promotion of dtypes or ranks."""
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -19,3 +20,11 @@ def pytest_addoption(parser):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the type checks that only tests switch on: bad input must get the library's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,236 @@
+"""Every layer's backward is the vector-Jacobian product of its forward, alone and composed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import (
+    dense,
+    elementwise,
+    elu,
+    gelu,
+    gelu_tanh,
+    identity,
+    leaky_relu,
+    map_layers,
+    relu,
+    repeat,
+    serial,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from tests.compare import assert_close
+
+ACTIVATIONS = [sigmoid, tanh, relu, identity, leaky_relu, softplus, silu, gelu, gelu_tanh, elu]
+TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+
+
+def networks(dtype):
+    hidden = serial(dense(4, 4, dtype=dtype), elementwise(tanh))
+    return {
+        "dense": dense(4, 3, dtype=dtype),
+        "serial": serial(dense(4, 6, dtype=dtype), elementwise(sigmoid), dense(6, 4, dtype=dtype), elementwise(relu)),
+        "repeat": repeat(hidden, 5),
+        "nested": serial(repeat(serial(elementwise(tanh), repeat(hidden, 2)), 3), serial(), dense(4, 1, dtype=dtype)),
+    } | {activation.name: elementwise(activation) for activation in ACTIVATIONS}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def at_a_point(layer, dtype, batch, key):
+    """Parameters (biases too), inputs and a random cotangent."""
+    keys = jax.random.split(key, 4)
+    params = layer.init(keys[0])
+    leaves, structure = jax.tree.flatten(params)
+    noise = [
+        jax.random.normal(k, leaf.shape, leaf.dtype)
+        for leaf, k in zip(leaves, jax.random.split(keys[1], 99), strict=False)
+    ]
+    params = structure.unflatten([leaf + 0.1 * n for leaf, n in zip(leaves, noise, strict=True)])
+    inputs = jax.random.normal(keys[2], (*batch, 4), dtype)
+    outputs, cache = layer.forward(params, inputs)
+    return params, inputs, cache, jax.random.normal(keys[3], outputs.shape, dtype)
+
+
+CASES = [(name, dtype, (7,)) for name in networks("float64") for dtype in TOLERANCE]
+CASES += [(name, "float64", batch) for name in ["dense", "repeat", "sigmoid"] for batch in [(), (2, 3)]]
+
+
+@pytest.mark.parametrize(("name", "dtype", "batch"), CASES, ids=str)
+def test_backward_equals_autodiff_of_forward(name, dtype, batch, key):
+    layer = networks(dtype)[name]
+
+    @jax.jit
+    def both(params, inputs, cache, cotangent):
+        _, vjp = jax.vjp(lambda params, inputs: layer.forward(params, inputs)[0], params, inputs)
+        return layer.backward(params, cache, cotangent), vjp(cotangent)
+
+    (grad_inputs, grad_params), expected = both(*at_a_point(layer, dtype, batch, key))
+    assert_close((grad_params, grad_inputs), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", [name for name in networks("float64") if name != "nested"])
+def test_backward_leaves_a_second_order_taylor_remainder(name, key):
+    """f(x + hv) - f(x) - h⟨g, v⟩ falls like h²: independent of autodiff."""
+    layer = networks("float64")[name]
+    params, inputs, cache, cotangent = at_a_point(layer, "float64", (7,), key)
+    grad_inputs, grad_params = layer.backward(params, cache, cotangent)
+    point, gradient = (params, inputs), (grad_params, grad_inputs)
+    leaves, structure = jax.tree.flatten(point)
+    direction = structure.unflatten(
+        [jax.random.normal(jax.random.fold_in(key, i), a.shape) for i, a in enumerate(leaves)]
+    )
+
+    def remainder(h):
+        params, inputs = jax.tree.map(lambda a, v: a + h * v, point, direction)
+        change = ((layer.forward(params, inputs)[0] - layer.forward(*point)[0]) * cotangent).sum()
+        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, v: (g * v).sum(), gradient, direction)))
+        return abs(float(change - h * slope)), abs(float(h * slope))
+
+    (coarse, scale), (fine, _) = remainder(1e-3), remainder(1e-4)
+    if coarse > 1e-12:  # piecewise linear layers leave none at all
+        assert 80 < coarse / fine < 120
+    assert coarse < 0.1 * scale
+
+
+@pytest.mark.parametrize("name", ["serial", "repeat"])
+def test_batch_gradient_is_the_sum_over_examples(name, key):
+    layer = networks("float64")[name]
+    params, inputs, cache, cotangent = at_a_point(layer, "float64", (7,), key)
+
+    def one(inputs, cotangent):
+        _, cache = layer.forward(params, inputs)
+        return layer.backward(params, cache, cotangent)
+
+    grad_inputs, grad_params = jax.vmap(one)(inputs, cotangent)
+    summed = jax.tree.map(lambda leaf: leaf.sum(0), grad_params)
+    assert_close(layer.backward(params, cache, cotangent), (grad_inputs, summed), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["serial", "nested"])
+def test_jit_and_vmap_over_parameters_equal_eager(name, key):
+    layer = networks("float64")[name]
+    points = [at_a_point(layer, "float64", (3,), jax.random.fold_in(key, i)) for i in range(4)]
+
+    def passes(params, inputs, cotangent):
+        outputs, cache = layer.forward(params, inputs)
+        return outputs, layer.backward(params, cache, cotangent)
+
+    arguments = [(params, inputs, cotangent) for params, inputs, _, cotangent in points]
+    eager = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(passes(*point) for point in arguments))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
+    assert_close(jax.jit(jax.vmap(passes))(*stacked), eager, 1e-14)
+
+
+def test_dense_matches_the_lecture_on_one_example(key):
+    """z = W a + b; ∂L/∂W = δ aᵀ, ∂L/∂b = δ, ∂L/∂a = Wᵀ δ, in NumPy."""
+    layer = dense(3, 2)
+    params, a, delta = layer.init(key), jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, -1.0])
+    z, cache = layer.forward(params, a)
+    weight, bias = np.asarray(params.weight), np.asarray(params.bias)
+    np.testing.assert_allclose(z, weight @ np.asarray(a) + bias, rtol=1e-15)
+    grad_a, (grad_weight, grad_bias) = layer.backward(params, cache, delta)
+    np.testing.assert_allclose(grad_weight, np.outer(delta, a), rtol=1e-15)
+    np.testing.assert_allclose(grad_bias, delta)
+    np.testing.assert_allclose(grad_a, weight.T @ np.asarray(delta), rtol=1e-15)
+
+
+def test_dense_weight_gradient_is_one_matrix_product(key):
+    layer = dense(4, 3)
+    params, _, cache, cotangent = at_a_point(layer, "float64", (7,), key)
+    program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
+    assert program.count("dot_general") == 2  # Wᵀ δ and δ aᵀ
+
+
+def test_dense_gradients_keep_the_dtype_of_the_parameters(key):
+    with jax.numpy_dtype_promotion("standard"):
+        layer = dense(4, 3, dtype="float32")
+        params = layer.init(key)
+        outputs, cache = layer.forward(params, jnp.ones((5, 4), "float64"))
+        _, gradient = layer.backward(params, cache, outputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+
+
+def test_elementwise_caches_only_what_the_derivative_reads():
+    z = jnp.array([-1.0, 2.0])
+    for activation in ACTIVATIONS:
+        outputs, cache = elementwise(activation).forward((), z)
+        assert cache is (outputs if activation.reads == "output" else z)
+
+
+def test_repeat_equals_serial_with_the_same_parameters(key):
+    layer = serial(dense(4, 4), elementwise(tanh))
+    stack, chain = repeat(layer, 5), serial(*[layer] * 5)
+    params, inputs, cache, cotangent = at_a_point(stack, "float64", (7,), key)
+    unstacked = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(5))
+    outputs, chain_cache = chain.forward(unstacked, inputs)
+    grad_inputs, grad_params = chain.backward(unstacked, chain_cache, cotangent)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *grad_params)
+    assert_close(stack.forward(params, inputs)[0], outputs, 1e-14)
+    assert_close(stack.backward(params, cache, cotangent), (grad_inputs, stacked), 1e-14)
+
+
+def test_repeat_draws_different_parameters_for_each_layer(key):
+    weights = repeat(dense(4, 4), 3).init(key).weight
+    assert weights.shape == (3, 4, 4)
+    assert len(np.unique(weights)) == weights.size
+
+
+def test_repeat_program_does_not_grow_with_depth(key):
+    def lines(times):
+        layer = repeat(serial(dense(4, 4), elementwise(tanh)), times)
+        params, _, cache, cotangent = jax.eval_shape(functools.partial(at_a_point, layer, "float64", (7,)), key)
+        program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
+        return len(program.splitlines())
+
+    assert lines(10) == lines(1000)
+
+
+def test_factories_build_the_same_layer_once():
+    assert dense(4, 3) is dense(4, 3)
+    layer = serial(dense(4, 4), elementwise(relu))
+    assert serial(dense(4, 4), elementwise(relu)) is layer
+    assert repeat(layer, 3) is repeat(layer, 3)
+
+
+def test_map_layers_rebuilds_every_composite_around_transformed_leaves(key):
+    network = networks("float64")["nested"]
+    assert map_layers(lambda leaf: leaf, network) is network
+
+    @functools.cache
+    def doubled(leaf):
+        """The leaf whose backward returns twice its parameters' gradient."""
+
+        def backward(params, cache, delta):
+            grad_inputs, gradient = leaf.backward(params, cache, delta)
+            return grad_inputs, jax.tree.map(lambda g: 2 * g, gradient)
+
+        return leaf._replace(backward=backward)
+
+    params, _, cache, cotangent = at_a_point(network, "float64", (7,), key)
+    grad_inputs, gradient = network.backward(params, cache, cotangent)
+    expected = (grad_inputs, jax.tree.map(lambda g: 2 * g, gradient))
+    assert_close(map_layers(doubled, network).backward(params, cache, cotangent), expected, 0)
+
+
+def test_names_say_what_the_layers_are():
+    layer = serial(dense(64, 32), elementwise(relu), repeat(dense(32, 32), 3))
+    assert layer.name == "serial(dense 64→32, relu, 3 × dense 32→32)"
+
+
+def test_dense_refuses_a_wrong_number_of_features(key):
+    layer = dense(4, 3)
+    with pytest.raises(ValueError, match=r"dense 4→3 needs inputs of shape \(\.\.\., 4\), got \(7, 5\)"):
+        layer.forward(layer.init(key), jnp.ones((7, 5)))
+
+
+def test_repeat_refuses_layers_that_change_the_shape(key):
+    layer = repeat(dense(4, 3), 2)
+    with pytest.raises(ValueError, match=r"dense 4→3 turns float64\(7, 4\) into float64\(7, 3\)"):
+        layer.forward(layer.init(key), jnp.ones((7, 4)))
+    with pytest.raises(ValueError, match="times of at least 1, got 0"):
+        repeat(dense(4, 4), 0)

@@ -1,0 +1,223 @@
+"""Networks: the lecture's formulas, the gradient against autodiff, per-example gradients and norms, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet
+from jaxnet import (
+    binary_cross_entropy,
+    cost,
+    cost_and_gradient,
+    dense,
+    elementwise,
+    identity,
+    is_correct,
+    mlp,
+    per_example_gradient_norms,
+    per_example_gradients,
+    predict,
+    relu,
+    repeat,
+    serial,
+    sigmoid,
+    softmax_cross_entropy,
+    squared_error,
+    squared_error_through,
+    tanh,
+    textbook_cross_entropy,
+)
+from tests.compare import assert_close
+
+M = 8
+
+
+def inputs(key, n, dtype="float64"):
+    return jax.random.normal(key, (M, n), dtype)
+
+
+def labels(key, loss, n_out, dtype="float64"):
+    if loss is softmax_cross_entropy:
+        return jax.random.randint(key, (M,), 0, n_out)
+    if loss in (binary_cross_entropy, textbook_cross_entropy):
+        return jax.random.bernoulli(key, 0.4, (M, n_out)).astype(dtype)
+    return jax.random.normal(key, (M, n_out), dtype)
+
+
+# Each loss once, each depth once, with and without `repeat`; at float64 and float32.
+CASES = {
+    "logistic regression": ((5, 1), relu, identity, binary_cross_entropy),
+    "the lecture's network": ((12, 3, 2, 1), sigmoid, identity, binary_cross_entropy),
+    "on probabilities": ((12, 3, 2, 1), sigmoid, sigmoid, textbook_cross_entropy),
+    "classes": ((6, 8, 7, 5), relu, identity, softmax_cross_entropy),
+    "a vector": ((4, 9, 3), jaxnet.gelu, identity, squared_error),
+    "a price": ((4, 9, 2), jaxnet.silu, identity, squared_error_through(relu)),
+    "a reward": ((4, *[6] * 8, 1), tanh, identity, squared_error_through(tanh)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_equals_autodiff_of_the_cost(name, dtype, key):
+    sizes, hidden, output, loss = CASES[name]
+    network = mlp(sizes, hidden, output, dtype=dtype)
+    params, x, y = network.init(key), inputs(key, sizes[0], dtype), labels(key, loss, sizes[-1], dtype)
+    manual, automatic = cost_and_gradient(network, loss), jax.value_and_grad(cost(network, loss))
+    actual, expected = jax.jit(lambda *args: (manual(*args), automatic(*args)))(params, x, y)
+    assert_close(actual, expected, {"float64": 1e-13, "float32": 1e-5}[dtype])
+
+
+def test_gradient_of_the_3_2_1_network_is_the_lectures(key):
+    """Every formula of the derivation for one example, in NumPy."""
+    network = mlp((12, 3, 2, 1), sigmoid)
+    params, x, y = network.init(key), inputs(key, 12)[0], 1.0
+    (w1, b1), _, (w2, b2), _, (w3, b3) = jax.tree.map(np.asarray, params)
+
+    def g(z):
+        return 1 / (1 + np.exp(-z))
+
+    a1 = g(w1 @ x + b1)
+    a2 = g(w2 @ a1 + b2)
+    a3 = g(w3 @ a2 + b3)
+    loss = -(y * np.log(a3) + (1 - y) * np.log(1 - a3))
+    d3 = a3 - y
+    d2 = w3.T @ d3 * a2 * (1 - a2)
+    d1 = w2.T @ d2 * a1 * (1 - a1)
+    expected = (
+        jaxnet.Dense(np.outer(d1, x), d1),
+        (),
+        jaxnet.Dense(np.outer(d2, a1), d2),
+        (),
+        jaxnet.Dense(np.outer(d3, a2), d3),
+    )
+    value, gradient = cost_and_gradient(network, binary_cross_entropy)(params, x, jnp.asarray(y))
+    np.testing.assert_allclose(value, loss[0], rtol=1e-14)
+    assert_close(gradient, expected, 1e-13)
+    np.testing.assert_allclose(predict(network, binary_cross_entropy)(params, x), a3, rtol=1e-14)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A network with every kind of composite, a batch for it, and one pass of everything."""
+    hidden = serial(dense(6, 6), elementwise(tanh))
+    network = serial(dense(4, 6), elementwise(relu), repeat(hidden, 3), dense(6, 5))
+    key = jax.random.key(1)
+    params, x, y = network.init(key), inputs(key, 4), labels(key, softmax_cross_entropy, 5)
+    return network, params, x, y, jax.jit(per_example_gradients(network, softmax_cross_entropy))(params, x, y)
+
+
+def test_cost_and_gradient_are_means_over_examples(deep):
+    network, params, x, y, gradients = deep
+    costs = [cost(network, softmax_cross_entropy)(params, x[i], y[i]) for i in range(M)]
+    mean = jax.tree.map(lambda leaf: leaf.mean(0), gradients)
+    assert_close(cost_and_gradient(network, softmax_cross_entropy)(params, x, y), (np.mean(costs), mean), 1e-14)
+
+
+def test_per_example_gradients_equal_vmapped_autodiff(deep):
+    network, params, x, y, gradients = deep
+    reference = jax.jit(jax.vmap(jax.grad(cost(network, softmax_cross_entropy)), in_axes=(None, 0, 0)))
+    assert_close(gradients, reference(params, x, y), 1e-13)
+
+
+def test_per_example_norms_equal_the_norms_of_the_gradients(deep):
+    network, params, x, y, gradients = deep
+    squares = sum(jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(gradients))
+    norms = per_example_gradient_norms(network, softmax_cross_entropy)
+    assert_close(norms(params, x, y), jnp.sqrt(squares), 1e-14)
+
+
+def test_per_example_norms_form_no_gradient_of_an_example():
+    """Nothing as large as one weight gradient for each example exists in the compiled program."""
+    network = mlp((50, 40, 30, 10))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x, y = jax.ShapeDtypeStruct((20, 50), "float64"), jax.ShapeDtypeStruct((20,), "int64")
+    compiled = jax.jit(per_example_gradient_norms(network, softmax_cross_entropy)).lower(params, x, y).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 20 * 50 * 40 * 8 / 4
+
+
+def test_same_network_gives_the_same_functions():
+    assert mlp([5, 4, 1]) is mlp((5, 4, 1))
+    for factory in (cost, cost_and_gradient, predict, per_example_gradients, per_example_gradient_norms):
+        assert factory(mlp((5, 4, 1)), squared_error) is factory(mlp((5, 4, 1)), squared_error)
+
+
+def test_mlp_weights_follow_the_activation():
+    """Variance 2/n_in before a rectifier, 1/n_in elsewhere; zero biases."""
+    for hidden, variance in [(relu, 2), (jaxnet.leaky_relu, 2), (tanh, 1), (sigmoid, 1), (identity, 1)]:
+        first, _, last = mlp((400, 300, 200), hidden).init(jax.random.key(0))
+        assert first.weight.var() == pytest.approx(variance / 400, rel=0.02)
+        assert last.weight.var() == pytest.approx(1 / 300, rel=0.02)
+        assert not first.bias.any()
+        assert not last.bias.any()
+
+
+def test_identity_network_is_one_affine_map(key):
+    """W[3]W[2]W[1] x + (W[3]W[2]b[1] + W[3]b[2] + b[3])."""
+    network = mlp((4, 5, 6, 2), identity)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(key))
+    (w1, b1), _, (w2, b2), _, (w3, b3) = params
+    x = inputs(key, 4)[0]
+    expected = w3 @ w2 @ w1 @ x + (w3 @ w2 @ b1 + w3 @ b2 + b3)
+    assert_close(network.forward(params, x)[0], expected, 1e-14)
+
+
+@pytest.mark.parametrize("scale", [1.5, 0.5])
+def test_scaled_identity_network_grows_or_shrinks_exponentially(scale):
+    network = serial(repeat(dense(2, 2, jaxnet.scaled_identity(scale)), 11))
+    x = jnp.array([1.0, -3.0])
+    assert_close(network.forward(network.init(jax.random.key(0)), x)[0], scale**11 * x, 1e-15)
+
+
+def test_is_correct_reads_classes_and_probabilities():
+    classes = jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    assert is_correct(classes, jnp.array([1, 2])).tolist() == [True, False]
+    probabilities = jnp.array([[0.7], [0.2], [0.6]])
+    for y in (jnp.array([1, 0, 0]), jnp.array([[1.0], [0.0], [0.0]])):
+        assert is_correct(probabilities, y).tolist() == [True, True, False]
+    with pytest.raises(ValueError, match=r"needs labels of shape \(3,\), got \(2,\)"):
+        is_correct(probabilities, jnp.array([1, 0]))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ((5,), ValueError, r"at least two entries, inputs and outputs, got \(5,\)"),
+        ((), ValueError, "at least two entries"),
+        ((5, 0, 1), ValueError, r"at least 1, got \(5, 0, 1\)"),
+        ((5, -3), ValueError, "at least 1"),
+        ((5, 2.0), TypeError, r"integers, got 2\.0 in \(5, 2\.0\)"),
+    ],
+)
+def test_mlp_refuses_sizes_that_make_no_network(sizes, error, message):
+    with pytest.raises(error, match=message):
+        mlp(sizes)
+
+
+@pytest.mark.parametrize("function", [cost, cost_and_gradient])
+def test_cost_refuses_bad_batches(function, key):
+    network = mlp((5, 4, 1))
+    evaluate, params = function(network, binary_cross_entropy), network.init(key)
+    x = jnp.ones((3, 5))
+    with pytest.raises(ValueError, match=r"inputs of shape \(\.\.\., 5\), got \(3, 4\)"):
+        evaluate(params, jnp.ones((3, 4)), jnp.ones(3))
+    with pytest.raises(ValueError, match="x has no examples"):
+        evaluate(params, jnp.ones((0, 5)), jnp.ones(0))
+    with pytest.raises(ValueError, match=r"outputs of shape \(3, 1\) need targets of the same shape, got \(2,\)"):
+        evaluate(params, x, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"outputs of shape \(3, 1\) need targets of the same shape, got \(1, 3\)"):
+        evaluate(params, x, jnp.ones((1, 3)))
+    column = evaluate(params, x, jnp.ones((3, 1)))
+    assert_close(evaluate(params, x, jnp.ones(3)), column, 0)
+
+
+def test_norms_refuse_leaves_without_a_closed_form_and_extra_axes(key):
+    network = mlp((5, 1))
+    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\), got \(2, 3, 5\)"):
+        per_example_gradient_norms(network, squared_error)(network.init(key), jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
+    scale = jaxnet.Layer(
+        lambda key: jnp.ones(()), lambda s, a: (s * a, a), lambda s, a, delta: (s * delta, (a * delta).sum()), "scale"
+    )
+    with pytest.raises(TypeError, match="no closed form for the per-example gradient norm of scale"):
+        per_example_gradient_norms(scale, squared_error)(jnp.ones(()), jnp.ones((3, 1)), jnp.ones((3, 1)))
