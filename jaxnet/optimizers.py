@@ -5,8 +5,8 @@ Each factory returns an `optax.GradientTransformation` with Optax's argument nam
 `jax.jit` as an argument, where another learning rate is another number and not another program, and through `jax.vmap`
 with stacked hyperparameters.
 
-A rule is a function of one array in the symbols of its equation, (g, *slots, α, t, numbers) -> (update, *slots), in
-step t = 1, 2, ... The rest of an optimizer is its state, whose fields after `count` are the rule's slots.
+A rule is a function of one array in the symbols of its equation: (g, *slots, α, numbers) -> (update, *slots). The rest
+of an optimizer is its state, whose fields after `count` are the rule's slots.
 
 Every factory takes as `learning_rate` the number α or a schedule (finished steps -> α), and raises `ValueError` for a
 hyperparameter that is not a number in its range; traced values are taken on trust.
@@ -41,7 +41,7 @@ def gradient_descent(learning_rate: LearningRate) -> GradientTransformation:
     return _optimizer(GradientDescentState, _gradient_descent, learning_rate)
 
 
-def _gradient_descent(g: Array, *, alpha: Array, t: Array) -> tuple[Array]:
+def _gradient_descent(g: Array, *, alpha: Array) -> tuple[Array]:
     return (-alpha * g,)
 
 
@@ -68,7 +68,7 @@ def momentum(learning_rate: LearningRate, momentum: ArrayLike = 0.9) -> Gradient
     return _optimizer(MomentumState, _momentum, learning_rate, beta=_decay("momentum", momentum))
 
 
-def _momentum(g: Array, v: Array, *, alpha: Array, t: Array, beta: "Decay") -> tuple[Array, Array]:
+def _momentum(g: Array, v: Array, *, alpha: Array, beta: "Decay") -> tuple[Array, Array]:
     v = _average(beta, v, g)
     return -alpha * v, v
 
@@ -83,7 +83,7 @@ def heavy_ball(learning_rate: LearningRate, momentum: ArrayLike = 0.9) -> Gradie
     return _optimizer(MomentumState, _heavy_ball, learning_rate, beta=_decay("momentum", momentum))
 
 
-def _heavy_ball(g: Array, v: Array, *, alpha: Array, t: Array, beta: "Decay") -> tuple[Array, Array]:
+def _heavy_ball(g: Array, v: Array, *, alpha: Array, beta: "Decay") -> tuple[Array, Array]:
     v = beta.rate * v + g
     return -alpha * v, v
 
@@ -100,7 +100,7 @@ def nesterov(learning_rate: LearningRate, momentum: ArrayLike = 0.9) -> Gradient
     return _optimizer(MomentumState, _nesterov, learning_rate, beta=_decay("momentum", momentum))
 
 
-def _nesterov(g: Array, v: Array, *, alpha: Array, t: Array, beta: "Decay") -> tuple[Array, Array]:
+def _nesterov(g: Array, v: Array, *, alpha: Array, beta: "Decay") -> tuple[Array, Array]:
     v = beta.rate * v + g
     return -alpha * (beta.rate * v + g), v
 
@@ -134,7 +134,7 @@ def rmsprop(
     )
 
 
-def _rmsprop(g: Array, s: Array, *, alpha: Array, t: Array, rho: "Decay", eps: Array) -> tuple[Array, Array]:
+def _rmsprop(g: Array, s: Array, *, alpha: Array, rho: "Decay", eps: Array) -> tuple[Array, Array]:
     s = _average(rho, s, jnp.square(g))
     return -alpha * (g * jax.lax.rsqrt(s + eps)), s
 
@@ -183,12 +183,12 @@ def adam(
 
 
 def _adam(
-    g: Array, m: Array, v: Array, *, alpha: Array, t: Array, b1: "Decay", b2: "Decay", eps: Array, eps_root: Array
+    g: Array, m: Array, v: Array, *, alpha: Array, b1: "Decay", b2: "Decay", eps: Array, eps_root: Array
 ) -> tuple[Array, Array, Array]:
     m = _average(b1, m, g)
     v = _average(b2, v, jnp.square(g))
-    m_hat = m / (1 - b1.rate**t)
-    v_hat = v / (1 - b2.rate**t)
+    m_hat = m / b1.correction
+    v_hat = v / b2.correction
     return -alpha * (m_hat / (jnp.sqrt(v_hat + eps_root) + eps)), m, v
 
 
@@ -196,10 +196,17 @@ def _adam(
 
 
 class Decay(NamedTuple):
-    """A decay rate β beside 1 - β, subtracted before float32 rounds β: 1 - 0.999 would be wrong by 1.3e-5."""
+    """A decay rate β of an average that starts at 0.
+
+    Attributes:
+        rate: β.
+        complement: 1 - β, subtracted before float32 rounds β, which would leave 1 - 0.999 wrong by 1.3e-5.
+        correction: 1 - βᵗ in step t, the weight that the average has gathered by then.
+    """
 
     rate: Any
     complement: Any
+    correction: Any = None
 
 
 def _average(decay: Decay, average: Array, new: Array) -> Array:
@@ -241,11 +248,15 @@ def _update(
     alpha = learning_rate(count) if callable(learning_rate) else learning_rate
     # A counter that turned negative would make βᵗ explode, so it stays at the largest integer.
     t = jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)
+    scalars = {"alpha": alpha} | {
+        name: number._replace(correction=1 - number.rate ** t.astype(float)) if isinstance(number, Decay) else number
+        for name, number in numbers.items()
+    }
 
     def apply(*leaves: Array) -> tuple[Array, ...]:
-        dtype = jnp.promote_types(leaves[0].dtype, jnp.float32)
-        scalars = jax.tree.map(lambda number: jnp.asarray(number, dtype), {"alpha": alpha, "t": t, **numbers})
-        results = rule(*(leaf.astype(dtype) for leaf in leaves), **scalars)
+        dtype = leaves[0].dtype if leaves[0].dtype.itemsize >= 4 else jnp.float32
+        cast = jax.tree.map(lambda scalar: jnp.asarray(scalar, dtype), scalars)
+        results = rule(*(leaf.astype(dtype) for leaf in leaves), **cast)
         return tuple(result.astype(leaf.dtype) for result, leaf in zip(results, leaves, strict=True))
 
     columns = jax.tree.structure((0,) * (1 + len(slots)))
@@ -254,7 +265,7 @@ def _update(
     return updates, type(state)(t, *slots)
 
 
-def _check(name: str, value: Any, low: float, high: float = np.inf) -> Any:
+def _check(name: str, value: Any, low: ArrayLike, high: ArrayLike = np.inf) -> Any:
     """The value, after a `ValueError` unless low <= value < high; a schedule passes."""
     if not callable(value) and not isinstance(value, Tracer):
         number = np.asarray(value)

@@ -138,5 +138,5 @@ def minibatches(key: Array, data: Any, batch_size: int) -> tuple[Any, Any]:
     lengths = sorted({len(leaf) for leaf in jax.tree.leaves(data)})
     if len(lengths) != 1 or lengths == [0]:
         raise ValueError(f"all arrays need the same number of examples, at least 1, got {lengths}")
-    full, rest = split_order(random_order(jax.random.bits(key, (lengths[0],))), batch_size)
+    full, rest = split_order(random_order(jax.random.bits(key, (lengths[0],), jnp.uint32)), batch_size)
     return jax.tree.map(lambda leaf: leaf[full], data), jax.tree.map(lambda leaf: leaf[rest], data)

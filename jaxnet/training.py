@@ -103,8 +103,9 @@ def train_epochs(
 
     else:
         # Random bits are drawn for all epochs together, which costs a CPU hardly more than for one.
-        keys = jax.vmap(partial(jax.random.fold_in, state.key))(state.step + steps * jnp.arange(capacity))
-        bits = jax.vmap(partial(jax.random.bits, shape=(m,)))(keys)
+        first_steps = state.step + steps * jnp.arange(capacity, dtype=state.step.dtype)
+        keys = jax.vmap(partial(jax.random.fold_in, state.key))(first_steps)
+        bits = jax.vmap(partial(jax.random.bits, shape=(m,), dtype=jnp.uint32))(keys)
 
         def step(state: TrainState, examples: Array) -> tuple[TrainState, Array]:
             return train_step(network, loss, optimizer, state, x[examples], y[examples])
