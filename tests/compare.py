@@ -1,8 +1,15 @@
 """How tests compare numbers: leaf by leaf, relative to the norm of the leaf, naming the leaf that differs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def compiled_programs(function: Any) -> int:
+    """How many programs a jitted function has compiled."""
+    return function._cache_size()
 
 
 def assert_close(actual, expected, tolerance):

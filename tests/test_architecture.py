@@ -29,7 +29,7 @@ def imports(source):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
+            yield from ((node.module or "", alias.name) for alias in node.names)
 
 
 def core_modules():

@@ -1,5 +1,7 @@
 """Update rules against Optax and against their equations in NumPy, updates and every state field; and as pytrees."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from jaxnet import adam, gradient_descent, heavy_ball, momentum, nesterov, rmsprop
-from tests.compare import assert_close
+from tests.compare import assert_close, compiled_programs
 
 RATE = 0.02
 
@@ -126,9 +128,9 @@ def test_another_learning_rate_does_not_retrace(name):
     optimizer = PAIRS[name][0]
     params, sequence = parameters("float64"), gradients("float64")
     trajectory(optimizer, params, sequence)
-    compiled = trajectory._cache_size()
+    compiled = compiled_programs(trajectory)
     trajectory(jax.tree.map(lambda number: number * 0.5, optimizer), params, sequence)
-    assert trajectory._cache_size() == compiled
+    assert compiled_programs(trajectory) == compiled
 
 
 def test_hyperparameters_are_leaves_that_vmap_can_stack():
@@ -175,7 +177,7 @@ def test_optimizers_work_inside_optax():
 @pytest.mark.parametrize("name", PAIRS)
 def test_dtype_and_structure_of_the_state_stay(name, dtype):
     optimizer, params = PAIRS[name][0], parameters(dtype)
-    state = optimizer.init(params)
+    state: Any = optimizer.init(params)
     updates, new_state = optimizer.update(params, state, params)
     for before, after in [(params, updates), (state, new_state)]:
         assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -183,20 +185,18 @@ def test_dtype_and_structure_of_the_state_stay(name, dtype):
 
 
 def test_bfloat16_decay_rates_do_not_round_to_one():
-    """In bfloat16 arithmetic 0.999 is 1, and ρs + (1 - ρ)g² would stay at s for ever."""
-    s = jnp.full((1,), 4.0, "bfloat16")
-    optimizer = rmsprop(1.0, decay=0.999, eps=0.0, initial_scale=4.0)
-    updates, state = optimizer.update({"a": jnp.zeros(1, "bfloat16")}, optimizer.init({"a": s}))
-    assert updates["a"].dtype == jnp.bfloat16
-    assert float(jnp.asarray(state.nu["a"][0], "float32")) <= 4.0
-    one = rmsprop(1.0, decay=0.99, eps=0.0, initial_scale=4.0)
-    _, state = one.update({"a": jnp.zeros(1, "bfloat16")}, one.init({"a": s}))
-    assert float(state.nu["a"][0].astype("float32")) == pytest.approx(3.96, rel=2**-8)
+    """In bfloat16 β₂ = 0.999 is 1 and 1 - β₂ᵗ is 0; Adam's first update is nevertheless -α sign(g)."""
+    optimizer = adam(0.01)
+    gradient = {"a": jnp.array([3.0, -0.5], "bfloat16")}
+    updates: Any = optimizer.update(gradient, optimizer.init(gradient))[0]
+    np.testing.assert_allclose(updates["a"].astype("float32"), [-0.01, 0.01], rtol=2**-8)
 
 
 def test_count_stays_at_the_largest_integer():
     optimizer, largest = adam(RATE), jnp.iinfo(jnp.int32).max
-    state = optimizer.init({"a": jnp.ones(1)})._replace(count=jnp.asarray(largest, jnp.int32))
+    start: Any = optimizer.init({"a": jnp.ones(1)})
+    state: Any = start._replace(count=jnp.asarray(largest, jnp.int32))
+    updates: Any
     updates, state = optimizer.update({"a": jnp.ones(1)}, state)
     assert state.count == largest
     assert jnp.isfinite(updates["a"]).all()

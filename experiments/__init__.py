@@ -1,0 +1,1 @@
+"""The lecture's claims as measured experiments: `python -m experiments`."""

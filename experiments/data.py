@@ -1,0 +1,125 @@
+"""Data sets: those of scikit-learn, and pictures of cats and other things from a path that the user gives."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import train_test_split
+
+LARGEST_FILE = 1 << 30
+PICTURE_SIDE = 64
+PICTURE_ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+class DataError(ValueError):
+    """A file or folder that cannot be used; the message is one line for the user."""
+
+
+class Split(NamedTuple):
+    """A training set and a test set."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def _split(x: np.ndarray, y: np.ndarray, share: float, seed: int) -> Split:
+    parts: Any = train_test_split(x, y, test_size=share, stratify=y, random_state=seed)
+    x, x_test, y, y_test = parts
+    return Split(x, y, x_test, y_test)
+
+
+def breast_cancer(seed: int) -> Split:
+    """569 tumours, 30 features of very different ranges; 1 is benign. 30% of them to test on."""
+    x, y = load_breast_cancer(return_X_y=True)
+    return _split(x, y, 0.3, seed)
+
+
+def digits(seed: int) -> Split:
+    """1797 handwritten digits of 8×8 grey levels from 0 to 1. 20% of them to test on."""
+    bunch: Any = load_digits()
+    return _split(bunch.images / 16, bunch.target, 0.2, seed)
+
+
+def pictures(path: Path, test_path: Path | None, seed: int) -> Split:
+    """Colour pictures (m, height, width, 3) from 0 to 1, labelled 1 for a cat, from an h5 file or a folder.
+
+    The test set is `test_path`, or for `.../train_NAME.h5` the file `test_NAME.h5` beside it, or a fifth of the
+    pictures.
+
+    Raises:
+        DataError: if a path does not exist or does not hold labelled pictures.
+    """
+    x, y = _pictures(path)
+    beside = path.with_name(path.name.replace("train", "test"))
+    if test_path is None and beside != path and beside.exists():
+        test_path = beside
+    if test_path is None:
+        if min(np.bincount(y, minlength=2)) < 2:
+            raise DataError(f"{path}: needs at least two pictures of either kind to test on some of them")
+        return _split(x, y, 0.2, seed)
+    x_test, y_test = _pictures(test_path)
+    if x_test.shape[1:] != x.shape[1:]:
+        raise DataError(f"{test_path}: pictures of shape {x_test.shape[1:]}, but those in {path} have {x.shape[1:]}")
+    return Split(x, y, x_test, y_test)
+
+
+def _pictures(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _h5(path)
+    raise DataError(f"{path}: no such file or folder")
+
+
+def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The datasets `*_x`, uint8 (m, height, width, 3), and `*_y`, (m,) of 0 and 1."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            x, y = (
+                next(
+                    (value for name, value in file.items() if name.endswith(end) and isinstance(value, h5py.Dataset)),
+                    None,
+                )
+                for end in ("_x", "_y")
+            )
+            if x is None or y is None:
+                raise DataError(f"{path}: needs datasets named *_x and *_y, has {', '.join(file) or 'nothing'}")
+            if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != np.uint8 or len(x) == 0:
+                raise DataError(f"{path}: {x.name} must be uint8 (m, height, width, 3), got {x.dtype} {x.shape}")
+            if y.shape != (len(x),) or y.dtype.kind not in "iu":
+                raise DataError(
+                    f"{path}: {y.name} must be one integer for each of {len(x)} pictures, got {y.dtype} {y.shape}"
+                )
+            if x.nbytes > LARGEST_FILE:
+                raise DataError(f"{path}: {x.name} holds {x.nbytes} bytes, more than {LARGEST_FILE}")
+            pixels, labels = x[:], y[:]
+    except OSError as error:
+        raise DataError(f"{path}: not a readable HDF5 file ({error})") from error
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{path}: labels must be 0 or 1, got {sorted(set(labels.tolist()))[:5]}")
+    return pixels / np.float32(255), labels.astype(np.int64)
+
+
+def _folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`cat/` and `non_cat/` with pictures of any size, brought to 64×64."""
+    from PIL import Image, UnidentifiedImageError
+
+    pixels, labels = [], []
+    for label, kind in enumerate(("non_cat", "cat")):
+        files = sorted(file for file in (path / kind).glob("*") if file.suffix.lower() in PICTURE_ENDINGS)
+        if not files:
+            raise DataError(f"{path}: needs folders cat/ and non_cat/ with pictures, found none in {kind}/")
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    small = image.convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise DataError(f"{file}: not a readable picture ({error})") from error
+            pixels.append(np.asarray(small, np.float32) / 255)
+            labels.append(label)
+    return np.stack(pixels), np.array(labels)

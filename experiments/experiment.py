@@ -1,0 +1,96 @@
+"""What an experiment is: a claim, a run that measures it, and a figure of what was measured."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from jax import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Options(NamedTuple):
+    """How to run an experiment.
+
+    Attributes:
+        key: the random key that everything random in the run derives from.
+        seeds: how many independent repetitions, where chance plays a part.
+        quick: a smaller run, for a look.
+        data: a file or folder to run on instead of the experiment's own data.
+        test_data: the test set that belongs to it, if it cannot be found beside it.
+    """
+
+    key: Array
+    seeds: int = 5
+    quick: bool = False
+    data: Path | None = None
+    test_data: Path | None = None
+
+
+class Measurement(NamedTuple):
+    """A measured number, and whether it is what the claim says; `holds` is None for a number that decides nothing."""
+
+    name: str
+    value: float
+    expected: str = ""
+    holds: bool | None = None
+
+
+def at_most(name: str, value: Any, bound: float) -> Measurement:
+    """A measurement that must not exceed the bound; NaN does not hold."""
+    return Measurement(name, float(value), f"≤ {bound:g}", bool(value <= bound))
+
+
+def at_least(name: str, value: Any, bound: float) -> Measurement:
+    """A measurement that must reach the bound; NaN does not hold."""
+    return Measurement(name, float(value), f"≥ {bound:g}", bool(value >= bound))
+
+
+class Table(NamedTuple):
+    """More numbers than a claim needs, for reading."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+
+
+class Result(NamedTuple):
+    """What a run measured.
+
+    Attributes:
+        measurements: the numbers that decide the claim, and a few that help to read it.
+        drawn: every number in the figure, by name; arrays, numbers, strings, and lists and dicts of them.
+        tables: further numbers.
+    """
+
+    measurements: tuple[Measurement, ...]
+    drawn: dict[str, Any]
+    tables: tuple[Table, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether every measurement that the claim rests on is as it says."""
+        return all(measurement.holds is not False for measurement in self.measurements)
+
+
+Track = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+class Experiment(Protocol):
+    """A module of this package with these three names.
+
+    `run` shows its progress by looping over `track(steps, description)`.
+    """
+
+    CLAIM: str
+
+    @staticmethod
+    def run(options: Options, track: Track) -> Result:
+        """Measures."""
+        ...
+
+    @staticmethod
+    def plot(result: Result) -> "Figure":
+        """Draws `result.drawn`."""
+        ...
