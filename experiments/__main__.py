@@ -14,7 +14,7 @@ from experiments.experiment import Options
 
 app = typer.Typer(
     add_completion=False,
-    help="The lecture's claims as measured experiments. Without a command, all of them run.",
+    help="The lecture's claims as measured experiments. Without a command they run, but for the benchmark.",
     pretty_exceptions_enable=False,
 )
 console = Console()
@@ -38,6 +38,9 @@ def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
         verdicts = [runner.run(name, options, out, console) for name in names]
     except (DataError, OSError) as error:
         raise _refuse(str(error)) from error
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What was finished is in {out}/", highlight=False)
+        raise typer.Exit(130) from None
     console.print(f"{sum(verdicts)} of {len(verdicts)} claims hold. Figures and numbers are in {out}/", highlight=False)
     if not all(verdicts):
         raise typer.Exit(1)
@@ -45,9 +48,9 @@ def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context, out: Out = Path("results"), seeds: Seeds = 5, quick: Quick = False) -> None:
-    """Runs every experiment, unless a command is given."""
+    """Runs the experiments (the benchmark only where it is named), unless a command is given."""
     if context.invoked_subcommand is None:
-        _run(runner.NAMES, Options(jax.random.key(0), seeds, quick), out)
+        _run(runner.BY_DEFAULT, Options(jax.random.key(0), seeds, quick), out)
 
 
 @app.command("list")

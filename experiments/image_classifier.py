@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 import jaxnet
 from experiments.data import Split, digits, pictures
@@ -31,6 +30,8 @@ def _train(
     state, history = jaxnet.fit(
         network, loss, jaxnet.adam(rate), x, split.y, key=key, batch_size=batch_size, epochs=epochs
     )
+    if history.interrupted:
+        raise KeyboardInterrupt
     predict = jax.jit(jaxnet.predict(network, loss))
     prediction = predict(state.params, x_test)
     return {
@@ -136,8 +137,6 @@ def plot(result: Result) -> Figure:
             epochs = np.arange(1, 1 + len(cost))
             curves.plot(epochs, cost, color=colour, alpha=0.7, linewidth=1, label=name if i == 0 else None)
     curves.set(title="Cost of the training set, every seed", xlabel="epoch", ylabel="J (nats)", yscale="log")
-    curves.yaxis.set_major_formatter(LogFormatter())
-    curves.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     curves.legend()
     right.suptitle("Wrongly classified test pictures, surest first", x=0.02, ha="left", fontsize=11)
     for tile, picture in zip(right.subplots(2, SHOWN // 2).flat, result.drawn["wrong"], strict=False):

@@ -33,6 +33,8 @@ def _one_neuron(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     state, history = jaxnet.fit(
         network, jaxnet.binary_cross_entropy, optimizer, x, y, key=jax.random.key(0), batch_size=None, epochs=STEPS
     )
+    if history.interrupted:
+        raise KeyboardInterrupt
     (dense,) = state.params
     return np.append(dense.weight[0], dense.bias), np.asarray(history.cost)
 

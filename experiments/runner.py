@@ -18,7 +18,8 @@ from rich.table import Table
 from experiments import experiment as model
 from experiments.experiment import Experiment, Options, Result
 
-NAMES = ("logistic_regression", "image_classifier", "gradient_check")
+BY_DEFAULT = ("logistic_regression", "image_classifier", "gradient_check")
+NAMES = (*BY_DEFAULT, "benchmark")
 
 
 def load(name: str) -> Experiment:

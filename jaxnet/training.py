@@ -44,9 +44,15 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a training run measured: `cost[t]` is J of step t's mini-batch, before that step's update."""
+    """What a training run measured.
+
+    Attributes:
+        cost: J of every step's mini-batch, before that step's update.
+        interrupted: whether Ctrl-C ended the run before all epochs were done.
+    """
 
     cost: Float[Array | np.ndarray, " steps"]
+    interrupted: bool = False
 
 
 def init_state(network: Layer, optimizer: GradientTransformation, key: Array) -> TrainState:
@@ -200,7 +206,7 @@ def fit(
             show(done, costs[-1][-1])
             pace = chunk / (time.perf_counter() - started)
             chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
-    return trained, History(jnp.asarray(np.concatenate(costs)) if costs else jnp.zeros(0))
+    return trained, History(jnp.asarray(np.concatenate(costs)) if costs else jnp.zeros(0), interrupted=done < epochs)
 
 
 def _as_pytree(optimizer: GradientTransformation) -> GradientTransformation:

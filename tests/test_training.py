@@ -65,6 +65,7 @@ def test_fit_equals_a_plain_loop_over_the_same_batches(data):
     assert_close(history.cost, jnp.stack(costs), 1e-12)
     assert_close(state.params, params, 1e-12)
     assert state.step == len(costs) == 12
+    assert not history.interrupted
 
 
 def test_batch_gradient_descent_follows_the_lectures_update(data):
@@ -214,6 +215,7 @@ def test_interrupt_returns_what_was_trained(data, monkeypatch):
     state, history = train(data, epochs=10_000)
     assert len(chunks) == 2
     assert state.step == len(history.cost) == 4 * sum(chunks)
+    assert history.interrupted
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
