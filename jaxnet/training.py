@@ -4,11 +4,7 @@ Everything here is a pure function of explicit arguments but `fit`, the edge: it
 host informed between chunks of epochs, and hands back what was trained when it is interrupted.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +21,7 @@ from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
 from jaxnet.preprocessing import check_finite, random_order, split_order
+from jaxnet.terminal import interruption, progress_bar
 
 
 class TrainState(NamedTuple):
@@ -97,7 +94,6 @@ def train_epochs(
         batch_size: examples a step; None is batch gradient descent on all m, 1 is stochastic gradient descent.
         capacity: rows of the costs; those from `epochs` on are 0.
     """
-
     m = len(x)
     steps = 1 if batch_size is None else -(-m // batch_size)
 
@@ -133,10 +129,11 @@ def train_epochs(
     return jax.lax.fori_loop(0, epochs, body, (state, jnp.zeros((capacity, steps), dtype)))
 
 
-# One call runs at most so many epochs and (with more than one) examples, or about so long, before the host hears of it.
+# A compiled call runs about so long before the host hears of it, at most so many epochs, and of those no more than draw
+# random bits for so many examples.
+CHUNK_SECONDS = 0.2
 CHUNK_EPOCHS = 64
 CHUNK_EXAMPLES = 1 << 20
-CHUNK_SECONDS = 0.2
 
 _init_state = jax.jit(init_state, static_argnums=0)
 _train_epochs = jax.jit(
@@ -194,7 +191,7 @@ def fit(
 
     costs: list[np.ndarray] = []
     done, chunk, capacity = 0, 1, max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
-    with _interruption() as interrupted, _progress_bar(progress, epochs) as show:
+    with interruption() as interrupted, progress_bar(progress, epochs) as show:
         while done < epochs and not interrupted():
             chunk = min(chunk, epochs - done)
             started = time.perf_counter()
@@ -229,38 +226,3 @@ def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tupl
     outputs, _ = jax.eval_shape(network.forward, params, x)
     loss.value(jnp.zeros(outputs.shape, outputs.dtype), y)  # a loss judges concrete targets; later they are traced
     return x, y
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """While it lasts the first Ctrl-C is only noted, so that no state is lost between donation and return."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    requested = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        requested.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield requested.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@contextmanager
-def _progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[int, float], None]]:
-    """A function (finished epochs, last cost) -> None that shows them if wanted."""
-    if not wanted:
-        yield lambda done, cost: None
-        return
-    try:
-        from rich.progress import Progress
-    except ImportError as error:
-        raise ImportError("a progress bar needs Rich: pip install 'jaxnet[experiments]'") from error
-    with Progress() as bar:
-        task = bar.add_task("training", total=epochs)
-        yield lambda done, cost: bar.update(task, completed=done, description=f"epoch {done}, cost {cost:.4g}")

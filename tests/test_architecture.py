@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxnet"
-ORDER = ["activations", "initializers", "losses", "layers", "network", "preprocessing", "optimizers", "training"]
+ORDER = [
+    "activations",
+    "initializers",
+    "losses",
+    "layers",
+    "network",
+    "preprocessing",
+    "optimizers",
+    "terminal",
+    "training",
+]
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian", "hessian",
     "custom_vjp", "custom_jvp", "custom_gradient", "closure_convert", "checkpoint", "remat",
