@@ -7,6 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def random_like(tree: Any, seed: int = 0) -> Any:
+    """Normal numbers in the shapes and dtypes of a tree; from NumPy, since XLA takes seconds to compile a generator."""
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.standard_normal(leaf.shape), leaf.dtype), tree)
+
+
 def compiled_programs(function: Any) -> int:
     """How many programs a jitted function has compiled."""
     return function._cache_size()

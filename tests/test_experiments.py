@@ -199,7 +199,7 @@ def test_logistic_regression_on_the_cat_pictures_reproduces_the_published_number
     """Pixels / 255, zero start, full batch, rate 0.005: J = 0.584508 after 100 steps, 70% right after 2000."""
     path = request.config.getoption("--data")
     if path is None:
-        pytest.skip("needs --data PATH/train_catvnoncat.h5, the cat pictures, which are not part of this project")
+        pytest.skip("needs --data=PATH/train_catvnoncat.h5, the cat pictures, which are not part of this project")
     split = data.pictures(Path(path), None, seed=0)
     x, x_test = (jaxnet.flatten_images(images) for images in (split.x, split.x_test))
     network, loss = jaxnet.mlp((12288, 1), initializer=jaxnet.zeros, dtype="float32"), jaxnet.binary_cross_entropy

@@ -31,21 +31,21 @@ from jaxnet import (
     tanh,
     textbook_cross_entropy,
 )
-from tests.compare import assert_close
+from tests.compare import assert_close, random_like
 
 M = 8
 
 
-def inputs(key, n, dtype="float64"):
-    return jax.random.normal(key, (M, n), dtype)
-
-
-def labels(key, loss, n_out, dtype="float64"):
+def a_case(network, loss, n_in, n_out, dtype="float64"):
+    """Parameters, biases too, inputs and targets."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf / 2, random_like(shapes))
+    x, y = random_like((jax.ShapeDtypeStruct((M, n_in), dtype), jax.ShapeDtypeStruct((M, n_out), dtype)), seed=1)
     if loss is softmax_cross_entropy:
-        return jax.random.randint(key, (M,), 0, n_out)
+        y = y.argmax(axis=1)
     if loss in (binary_cross_entropy, textbook_cross_entropy):
-        return jax.random.bernoulli(key, 0.4, (M, n_out)).astype(dtype)
-    return jax.random.normal(key, (M, n_out), dtype)
+        y = (y > 0).astype(dtype)
+    return params, x, y
 
 
 # Each loss once, each depth once, with and without `repeat`; at float64 and float32.
@@ -62,19 +62,20 @@ CASES = {
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_equals_autodiff_of_the_cost(name, dtype, key):
+def test_gradient_equals_autodiff_of_the_cost(name, dtype):
     sizes, hidden, output, loss = CASES[name]
     network = mlp(sizes, hidden, output, dtype=dtype)
-    params, x, y = network.init(key), inputs(key, sizes[0], dtype), labels(key, loss, sizes[-1], dtype)
+    params, x, y = a_case(network, loss, sizes[0], sizes[-1], dtype)
     manual, automatic = cost_and_gradient(network, loss), jax.value_and_grad(cost(network, loss))
     actual, expected = jax.jit(lambda *args: (manual(*args), automatic(*args)))(params, x, y)
     assert_close(actual, expected, {"float64": 1e-13, "float32": 1e-5}[dtype])
 
 
-def test_gradient_of_the_3_2_1_network_is_the_lectures(key):
+def test_gradient_of_the_3_2_1_network_is_the_lectures():
     """Every formula of the derivation for one example, in NumPy."""
     network = mlp((12, 3, 2, 1), sigmoid)
-    params, x, y = network.init(key), inputs(key, 12)[0], 1.0
+    params, x, _ = a_case(network, binary_cross_entropy, 12, 1)
+    x, y = x[0], 1.0
     (w1, b1), _, (w2, b2), _, (w3, b3) = jax.tree.map(np.asarray, params)
 
     def g(z):
@@ -100,8 +101,7 @@ def deep():
     """A network with every kind of composite, a batch for it, and one pass of everything."""
     hidden = serial(dense(6, 6), elementwise(tanh))
     network = serial(dense(4, 6), elementwise(relu), repeat(hidden, 3), dense(6, 5))
-    key = jax.random.key(1)
-    params, x, y = network.init(key), inputs(key, 4), labels(key, softmax_cross_entropy, 5)
+    params, x, y = a_case(network, softmax_cross_entropy, 4, 5)
     return network, params, x, y, jax.jit(per_example_gradients(network, softmax_cross_entropy))(params, x, y)
 
 
@@ -151,12 +151,12 @@ def test_mlp_weights_follow_the_activation():
         assert not last.bias.any()
 
 
-def test_identity_network_is_one_affine_map(key):
+def test_identity_network_is_one_affine_map():
     """W[3]W[2]W[1] x + (W[3]W[2]b[1] + W[3]b[2] + b[3])."""
     network = mlp((4, 5, 6, 2), identity)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(key))
+    params, x, _ = a_case(network, squared_error, 4, 2)
     (w1, b1), _, (w2, b2), _, (w3, b3) = params
-    x = inputs(key, 4)[0]
+    x = x[0]
     expected = w3 @ w2 @ w1 @ x + (w3 @ w2 @ b1 + w3 @ b2 + b3)
     assert_close(network.forward(params, x)[0], expected, 1e-14)
 
