@@ -67,8 +67,8 @@ def _identity_derivative(a: Array) -> Array:
 
 
 def _softplus(z: Array) -> Array:
-    """log(1 + e^z) = max(z, 0) + log(1 + e^-|z|)."""
-    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    """log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), with -|z| as min(z, -z): autodiff of |z| at 0 is 1 in JAX, not 0."""
+    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(jnp.minimum(z, -z)))
 
 
 def _softplus_derivative(a: Array) -> Array:

@@ -63,8 +63,10 @@ def dense(
     """The linear part of a layer of neurons, z = W a + b.
 
     Raises:
-        ValueError: from `forward`, if the inputs do not have n_in features.
+        ValueError: if a size is below 1; from `forward`, if the inputs do not have n_in features.
     """
+    if min(n_in, n_out) < 1:
+        raise ValueError(f"dense needs sizes of at least 1, got {n_in}→{n_out}")
 
     def init(key: Array) -> Dense:
         weight_key, bias_key = jax.random.split(key)

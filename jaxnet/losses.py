@@ -101,6 +101,7 @@ def _labels(z: Array, y: ArrayLike) -> Array:
         raise ValueError(f"softmax_cross_entropy needs outputs for at least 2 classes, got shape {z.shape}")
     if y.shape != z.shape[:-1]:
         raise ValueError(f"outputs of shape {z.shape} need labels of shape {z.shape[:-1]}, got {y.shape}")
+    y = y.astype(int)  # of 8 bits they would wrap around among 256 classes or more
     if not _all((y >= 0) & (y < z.shape[-1])):
         raise ValueError(f"labels must lie in 0 to {z.shape[-1] - 1}, got values from {y.min()} to {y.max()}")
     return y
@@ -115,7 +116,7 @@ def _shifted(z: Array) -> tuple[Array, Array]:
     s = z - top
     kept = s + top
     lost = (z - kept) + ((kept - s) - top)
-    return s, jnp.exp(s) * (1 + lost)
+    return s, jnp.exp(s) * (1 + jnp.where(jnp.isfinite(s), lost, 0))
 
 
 def _softmax_cross_entropy(z: Array, y: ArrayLike) -> Array:

@@ -4,6 +4,7 @@ Large inputs give large z, which saturates; features of different spread stretch
 the mean and dividing by the standard deviation, both from the training set alone, mends both.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,13 +30,11 @@ class Standardization(NamedTuple):
 
 
 def _as_features(x: Num[Array | np.ndarray, "..."]) -> Any:
-    """x as floats, checked; NumPy data stays NumPy and keeps its float64, whatever JAX's default is."""
-    x = x if isinstance(x, Array) else np.asarray(x)
+    """x as floats, checked; NumPy data stays NumPy and is computed in float64, whatever JAX's default is."""
+    x = x if isinstance(x, Array) else np.asarray(x, np.float64)
     if x.ndim != 2:
         raise ValueError(f"features have shape (m, n), got {x.shape}; flatten pictures with flatten_images")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(float)
-    return x
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
@@ -53,12 +52,13 @@ def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
         raise ValueError(f"cannot standardize without examples, got shape {x.shape}")
     check_finite("x", x)
     shifted = x - x[:1]
-    shifted_mean = shifted.mean(axis=0)
-    deviation = shifted - shifted_mean[None]
+    largest = xp.abs(shifted).max(axis=0)
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no sum overflows and no square underflows
+    relative = shifted / unit[None]
+    relative_mean = relative.mean(axis=0)
+    scale = unit * xp.sqrt(xp.square(relative - relative_mean[None]).mean(axis=0))
+    shifted_mean = unit * relative_mean
     mean = x[0] + shifted_mean
-    largest = xp.abs(deviation).max(axis=0)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no square overflows or underflows
-    scale = unit * xp.sqrt(xp.square(deviation / unit[None]).mean(axis=0))
     return Standardization(mean, xp.where(largest > 0, scale, unit), shifted_mean - (mean - x[0]))
 
 
@@ -92,7 +92,7 @@ def flatten_images(images: Num[Array | np.ndarray, "..."]) -> Any:
     """
     if images.ndim not in (3, 4):
         raise ValueError(f"images have shape (m, height, width) or (m, height, width, channels), got {images.shape}")
-    return images.reshape(len(images), -1)
+    return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 def random_order(bits: UInt32[Array, " m"]) -> Integer[Array, " m"]:

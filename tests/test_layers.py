@@ -216,6 +216,8 @@ def test_dense_refuses_a_wrong_number_of_features(key):
     layer = dense(4, 3)
     with pytest.raises(ValueError, match=r"dense 4→3 needs inputs of shape \(\.\.\., 4\), got \(7, 5\)"):
         layer.forward(layer.init(key), jnp.ones((7, 5)))
+    with pytest.raises(ValueError, match="dense needs sizes of at least 1, got 0→3"):
+        dense(0, 3)
 
 
 def test_repeat_refuses_layers_that_change_the_shape(key):
