@@ -6,6 +6,7 @@ host informed between chunks of epochs, and hands back what was trained when it 
 
 import time
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -178,12 +179,13 @@ def fit(
     Raises:
         ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
             that do not fit the network or the loss, or a batch size or epochs below 1.
-        TypeError: for class labels that are not integers.
+        TypeError: for class labels, a batch size or epochs that are not integers.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, or None for all examples, got {batch_size}")
+    for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
+        if not isinstance(count, Integral):
+            raise TypeError(f"{name} must be an integer, got {count!r}")
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     optimizer = _as_pytree(optimizer)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
