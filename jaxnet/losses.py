@@ -19,6 +19,18 @@ from jax.typing import ArrayLike
 
 from jaxnet.activations import Activation, softplus
 
+Outputs = Array | jax.ShapeDtypeStruct  # targets are held against the shape and dtype of z alone
+
+
+def _matching(z: Outputs, y: ArrayLike) -> Array:
+    """y in the shape and dtype of z; nothing broadcasts, only the last axis of a one-output network may be missing."""
+    y = jnp.asarray(y)
+    if y.shape != z.shape:
+        if z.shape != (*y.shape, 1):
+            raise ValueError(f"outputs of shape {z.shape} need targets of the same shape, got {y.shape}")
+        y = y[..., None]
+    return y.astype(z.dtype)
+
 
 class Loss(NamedTuple):
     """A loss of one example and its gradient by the linear outputs.
@@ -28,25 +40,16 @@ class Loss(NamedTuple):
         value: (z, y) -> L, of shape z.shape[:-1].
         gradient: (z, y) -> ∂L/∂z, of z's shape.
         predict: z -> ŷ, the output activation that the loss contains: the network's answer in the units of y.
-
-    `value` and `gradient` raise `ValueError` where the shapes of z and y disagree or concrete targets are out of range,
-    and `TypeError` for class labels that are not integers.
+        targets: (z, y) -> y in the form that `value` and `gradient` bring it to themselves. Raises `ValueError` where
+            the shapes of z and y disagree or concrete targets are out of range, and `TypeError` for class labels that
+            are not integers. Only the shape and dtype of z matter. A loss of your own may leave it out.
     """
 
     name: str
     value: Callable[[Array, ArrayLike], Array]
     gradient: Callable[[Array, ArrayLike], Array]
     predict: Callable[[Array], Array]
-
-
-def _targets(z: Array, y: ArrayLike) -> Array:
-    """y in the shape and dtype of z; nothing broadcasts, only the last axis of a one-output network may be missing."""
-    y = jnp.asarray(y)
-    if y.shape != z.shape:
-        if z.shape != (*y.shape, 1):
-            raise ValueError(f"outputs of shape {z.shape} need targets of the same shape, got {y.shape}")
-        y = y[..., None]
-    return y.astype(z.dtype)
+    targets: Callable[[Outputs, ArrayLike], Array] = lambda z, y: jnp.asarray(y)
 
 
 def _all(condition: Array) -> bool:
@@ -62,8 +65,8 @@ def _sum_outputs(losses: Array) -> Array:
 # Binary cross-entropy ------------------------------------------------------------------------------------------------
 
 
-def _probabilities(z: Array, y: ArrayLike) -> Array:
-    y = _targets(z, y)
+def _probabilities(z: Outputs, y: ArrayLike) -> Array:
+    y = _matching(z, y)
     if not _all((y >= 0) & (y <= 1)):
         raise ValueError(f"binary labels must lie in [0, 1], got values from {y.min()} to {y.max()}")
     return y
@@ -86,18 +89,18 @@ def _binary_cross_entropy_gradient(z: Array, y: ArrayLike) -> Array:
 
 
 binary_cross_entropy = Loss(
-    "binary_cross_entropy", _binary_cross_entropy, _binary_cross_entropy_gradient, jax.nn.sigmoid
+    "binary_cross_entropy", _binary_cross_entropy, _binary_cross_entropy_gradient, jax.nn.sigmoid, _probabilities
 )
 
 
 # Softmax cross-entropy -----------------------------------------------------------------------------------------------
 
 
-def _labels(z: Array, y: ArrayLike) -> Array:
+def _labels(z: Outputs, y: ArrayLike) -> Array:
     y = jnp.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"softmax_cross_entropy needs integer class labels, got {y.dtype}")
-    if z.ndim == 0 or z.shape[-1] < 2:
+    if z.shape == () or z.shape[-1] < 2:
         raise ValueError(f"softmax_cross_entropy needs outputs for at least 2 classes, got shape {z.shape}")
     if y.shape != z.shape[:-1]:
         raise ValueError(f"outputs of shape {z.shape} need labels of shape {z.shape[:-1]}, got {y.shape}")
@@ -147,7 +150,7 @@ def _softmax_cross_entropy_gradient(z: Array, y: ArrayLike) -> Array:
 
 
 softmax_cross_entropy = Loss(
-    "softmax_cross_entropy", _softmax_cross_entropy, _softmax_cross_entropy_gradient, jax.nn.softmax
+    "softmax_cross_entropy", _softmax_cross_entropy, _softmax_cross_entropy_gradient, jax.nn.softmax, _labels
 )
 
 
@@ -162,27 +165,27 @@ def squared_error_through(activation: Activation) -> Loss:
     """
 
     def value(z: Array, y: ArrayLike) -> Array:
-        return _sum_outputs(0.5 * jnp.square(activation.value(z) - _targets(z, y)))
+        return _sum_outputs(0.5 * jnp.square(activation.value(z) - _matching(z, y)))
 
     def gradient(z: Array, y: ArrayLike) -> Array:
         prediction = activation.value(z)
         slope = activation.derivative(prediction if activation.reads == "output" else z)
-        return (prediction - _targets(z, y)) * slope
+        return (prediction - _matching(z, y)) * slope
 
-    return Loss(f"squared_error_through({activation.name})", value, gradient, activation.value)
+    return Loss(f"squared_error_through({activation.name})", value, gradient, activation.value, _matching)
 
 
 def _squared_error(z: Array, y: ArrayLike) -> Array:
     """L = ½‖z - y‖², summed over outputs. The ½ makes the gradient ŷ - y, as for both cross-entropies."""
-    return _sum_outputs(0.5 * jnp.square(z - _targets(z, y)))
+    return _sum_outputs(0.5 * jnp.square(z - _matching(z, y)))
 
 
 def _squared_error_gradient(z: Array, y: ArrayLike) -> Array:
     """∂L/∂z = ŷ - y, ŷ = z."""
-    return z - _targets(z, y)
+    return z - _matching(z, y)
 
 
-squared_error = Loss("squared_error", _squared_error, _squared_error_gradient, lambda z: z)
+squared_error = Loss("squared_error", _squared_error, _squared_error_gradient, lambda z: z, _matching)
 
 
 # The textbook form, for comparison -----------------------------------------------------------------------------------
@@ -201,5 +204,5 @@ def _textbook_cross_entropy_gradient(a: Array, y: ArrayLike) -> Array:
 
 
 textbook_cross_entropy = Loss(
-    "textbook_cross_entropy", _textbook_cross_entropy, _textbook_cross_entropy_gradient, lambda a: a
+    "textbook_cross_entropy", _textbook_cross_entropy, _textbook_cross_entropy_gradient, lambda a: a, _probabilities
 )

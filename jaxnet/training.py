@@ -224,7 +224,5 @@ def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tupl
     check_finite("y", y)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     x = jnp.asarray(x, dtype)
-    y = jnp.asarray(y, dtype if jnp.issubdtype(y.dtype, jnp.floating) else None)
     outputs, _ = jax.eval_shape(network.forward, params, x)
-    loss.value(jnp.zeros(outputs.shape, outputs.dtype), y)  # a loss judges concrete targets; later they are traced
-    return x, y
+    return x, loss.targets(outputs, y)

@@ -19,7 +19,6 @@ ORDER = [
 ]
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian", "hessian",
-    "custom_vjp", "custom_jvp", "custom_gradient", "closure_convert", "checkpoint", "remat",
 }  # fmt: skip
 FROM_OPTAX = {"GradientTransformation", "apply_updates"}
 
