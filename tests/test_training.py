@@ -11,8 +11,10 @@ import optax
 import pytest
 
 from jaxnet import (
+    Loss,
     adam,
     binary_cross_entropy,
+    constant,
     cost,
     cost_and_gradient,
     dense,
@@ -24,6 +26,7 @@ from jaxnet import (
     sigmoid,
     softmax_cross_entropy,
     squared_error,
+    tanh,
     training,
     zeros,
 )
@@ -197,6 +200,26 @@ def test_one_output_takes_labels_as_vector_or_column_and_as_booleans(data):
 def test_loss_of_a_separable_problem_is_learned(data):
     _, history = train(data, adam(0.05), epochs=100)
     assert history.cost[-4:].mean() < 0.1 * history.cost[0]
+
+
+def test_equal_weights_stay_equal_and_random_ones_do_not(data):
+    """Neurons that start equal get the same gradient, but for the order in which a matrix product is summed."""
+    spread = {}
+    for initializer in (constant(0.1), None):
+        network = mlp((N, 6, CLASSES), tanh, initializer=initializer)
+        options = {"key": jax.random.key(0), "batch_size": 16, "epochs": 30}
+        state, _ = fit(network, softmax_cross_entropy, adam(0.05), *data, **options)
+        spread[initializer] = float(np.ptp(state.params[0].weight, axis=0).max())
+    assert spread[constant(0.1)] < 1e-12
+    assert spread[None] > 0.1
+
+
+def test_a_loss_of_ones_own_needs_no_targets(data):
+    own = Loss("own", squared_error.value, squared_error.gradient, squared_error.predict)
+    x, _ = data
+    options = {"key": jax.random.key(0), "batch_size": 16, "epochs": 2}
+    costs = [fit(NETWORK, loss, adam(0.01), x, x[:, :CLASSES], **options)[1].cost for loss in (own, squared_error)]
+    assert_close(costs[0], costs[1], 0)
 
 
 def test_interrupt_returns_what_was_trained(data, monkeypatch):
