@@ -89,7 +89,7 @@ def test_history_has_one_cost_a_step(data, batch_size, steps):
 
 
 def test_each_example_is_used_once_an_epoch():
-    """With squared error, rate 1/m and one step an example, the bias of a constant zero input sums the targets."""
+    """At rate 0 a batch's cost is the mean of its own examples' losses, so that an epoch's add up to those of all."""
     y = 0.5 ** np.arange(10)
     network = dense(1, 1, zeros)
     _, history = fit(
