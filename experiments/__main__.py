@@ -76,6 +76,8 @@ def run_experiment(
         raise _refuse(f"no experiment is named {name!r}; there are {', '.join(runner.NAMES)}")
     if data is not None and name != "image_classifier":
         raise _refuse(f"{name} runs on its own data; only image_classifier takes --data")
+    if test_data is not None and data is None:
+        raise _refuse("--test-data goes with --data")
     _run((name,), Options(jax.random.key(0), seeds, quick, data, test_data), out)
 
 

@@ -25,7 +25,7 @@ class Split(NamedTuple):
     y_test: np.ndarray
 
 
-def _split(x: np.ndarray, y: np.ndarray, share: float, seed: int) -> Split:
+def _split(x: np.ndarray, y: np.ndarray, share: float | int, seed: int) -> Split:
     parts: Any = train_test_split(x, y, test_size=share, stratify=y, random_state=seed)
     x, x_test, y, y_test = parts
     return Split(x, y, x_test, y_test)
@@ -53,13 +53,13 @@ def pictures(path: Path, test_path: Path | None, seed: int) -> Split:
         DataError: if a path does not exist or does not hold labelled pictures.
     """
     x, y = _pictures(path)
-    beside = path.with_name(path.name.replace("train", "test"))
-    if test_path is None and beside != path and beside.exists():
+    beside = path.with_name("test_" + path.name.removeprefix("train_"))
+    if test_path is None and path.name.startswith("train_") and beside.exists():
         test_path = beside
     if test_path is None:
         if min(np.bincount(y, minlength=2)) < 2:
             raise DataError(f"{path}: needs at least two pictures of either kind to test on some of them")
-        return _split(x, y, 0.2, seed)
+        return _split(x, y, max(2, round(0.2 * len(x))), seed)
     x_test, y_test = _pictures(test_path)
     if x_test.shape[1:] != x.shape[1:]:
         raise DataError(f"{test_path}: pictures of shape {x_test.shape[1:]}, but those in {path} have {x.shape[1:]}")
@@ -89,7 +89,7 @@ def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
             )
             if x is None or y is None:
                 raise DataError(f"{path}: needs datasets named *_x and *_y, has {', '.join(file) or 'nothing'}")
-            if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != np.uint8 or len(x) == 0:
+            if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != np.uint8 or x.size == 0:
                 raise DataError(f"{path}: {x.name} must be uint8 (m, height, width, 3), got {x.dtype} {x.shape}")
             if y.shape != (len(x),) or y.dtype.kind not in "iu":
                 raise DataError(
@@ -107,7 +107,7 @@ def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`cat/` and `non_cat/` with pictures of any size, brought to 64×64."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     pixels, labels = [], []
     for label, kind in enumerate(("non_cat", "cat")):
@@ -117,8 +117,12 @@ def _folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for file in files:
             try:
                 with Image.open(file) as image:
+                    if image.mode[0] in "IF":
+                        raise DataError(f"{file}: needs 8 bits a channel, has mode {image.mode}")
                     small = image.convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
+                if isinstance(error, DataError):
+                    raise
                 raise DataError(f"{file}: not a readable picture ({error})") from error
             pixels.append(np.asarray(small, np.float32) / 255)
             labels.append(label)

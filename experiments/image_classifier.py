@@ -103,7 +103,7 @@ def run(options: Options, track: Track) -> Result:
         return _cats(options, track)
     split = digits(seed=0)
     threes = split._replace(y=(split.y == 3).astype(int), y_test=(split.y_test == 3).astype(int))
-    epochs = 20 if options.quick else 100
+    epochs = 50 if options.quick else 100
     binary, binary_extra, binary_accuracy = _repeat(
         "is it a 3?", threes, options, track, (64, 3, 2, 1), rate=1e-2, batch_size=64, epochs=epochs
     )

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,12 +85,17 @@ def _save(name: str, experiment: Experiment, result: Result, options: Options, s
         "device": f"{device.platform}: {device.device_kind}",
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "numpy", "optax")},
     }
-    path.with_suffix(".json").write_text(json.dumps(record, default=_plain, ensure_ascii=False) + "\n")
+    text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return path
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and NumPy numbers as lists and numbers."""
+    """Arrays as lists, and numbers that are not finite as None, which JSON has no names for."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return np.asarray(value).tolist()
-    raise TypeError(f"{type(value).__name__} has no place in a JSON file")
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxnet.activations import Activation
+from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 
 
@@ -63,10 +64,10 @@ def dense(
     """The linear part of a layer of neurons, z = W a + b.
 
     Raises:
-        ValueError: if a size is below 1; from `forward`, if the inputs do not have n_in features.
+        ValueError: if a size is below 1; from `forward`, if the inputs or the parameters have other sizes.
+        TypeError: if a size is not an integer.
     """
-    if min(n_in, n_out) < 1:
-        raise ValueError(f"dense needs sizes of at least 1, got {n_in}→{n_out}")
+    n_in, n_out = positive_integer("n_in", n_in), positive_integer("n_out", n_out)
 
     def init(key: Array) -> Dense:
         weight_key, bias_key = jax.random.split(key)
@@ -76,6 +77,11 @@ def dense(
         """z = W a + b. The backward pass needs a, and has W already."""
         if a.shape[-1:] != (n_in,):
             raise ValueError(f"dense {n_in}→{n_out} needs inputs of shape (..., {n_in}), got {a.shape}")
+        if (params.weight.shape, params.bias.shape) != ((n_out, n_in), (n_out,)):
+            raise ValueError(
+                f"dense {n_in}→{n_out} needs a weight of shape {(n_out, n_in)} and a bias of shape {(n_out,)}, "
+                f"got {params.weight.shape} and {params.bias.shape}"
+            )
         z = a @ params.weight.T
         return z + jnp.broadcast_to(params.bias, z.shape), a
 
@@ -154,8 +160,7 @@ def repeat(layer: Layer, times: int) -> Layer:
     Raises:
         ValueError: if times < 1; from `forward`, if the layer's outputs differ from its inputs in shape or dtype.
     """
-    if times < 1:
-        raise ValueError(f"repeat needs times of at least 1, got {times}")
+    times = positive_integer("times", times)
 
     def init(key: Array) -> Any:
         return jax.vmap(layer.init)(jax.random.split(key, times))
@@ -172,11 +177,15 @@ def repeat(layer: Layer, times: int) -> Layer:
                 )
             return outputs, cache
 
-        return jax.lax.scan(step, a, params)
+        return jax.lax.scan(step, a, params, length=times)
 
     def backward(params: Any, caches: Any, delta: Array) -> tuple[Array, Any]:
         """The same scan in reverse, δ being what is carried."""
-        return jax.lax.scan(lambda delta, saved: layer.backward(*saved, delta), delta, (params, caches), reverse=True)
+
+        def step(delta: Array, saved: tuple[Any, Any]) -> tuple[Array, Any]:
+            return layer.backward(*saved, delta)
+
+        return jax.lax.scan(step, delta, (params, caches), length=times, reverse=True)
 
     return Layer(init, forward, backward, f"{times} × {layer.name}", (layer,), lambda parts: repeat(parts[0], times))
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
@@ -52,7 +53,7 @@ class Loss(NamedTuple):
     targets: Callable[[Outputs, ArrayLike], Array] = lambda z, y: jnp.asarray(y)
 
 
-def _all(condition: Array) -> bool:
+def _all(condition: Array | np.ndarray) -> bool:
     """Whether the condition holds everywhere, taken for granted while tracing, when values are unknown."""
     return isinstance(condition, Tracer) or bool(condition.all())
 
@@ -97,17 +98,17 @@ binary_cross_entropy = Loss(
 
 
 def _labels(z: Outputs, y: ArrayLike) -> Array:
-    y = jnp.asarray(y)
+    y = y if isinstance(y, Array) else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"softmax_cross_entropy needs integer class labels, got {y.dtype}")
     if z.shape == () or z.shape[-1] < 2:
         raise ValueError(f"softmax_cross_entropy needs outputs for at least 2 classes, got shape {z.shape}")
     if y.shape != z.shape[:-1]:
         raise ValueError(f"outputs of shape {z.shape} need labels of shape {z.shape[:-1]}, got {y.shape}")
-    y = y.astype(int)  # of 8 bits they would wrap around among 256 classes or more
+    y = y.astype(np.int64 if isinstance(y, np.ndarray) else int)  # 8 bits would wrap around at 256 classes
     if not _all((y >= 0) & (y < z.shape[-1])):
         raise ValueError(f"labels must lie in 0 to {z.shape[-1] - 1}, got values from {y.min()} to {y.max()}")
-    return y
+    return jnp.asarray(y, int)
 
 
 def _shifted(z: Array) -> tuple[Array, Array]:

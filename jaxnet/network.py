@@ -8,7 +8,6 @@ class labels.
 
 import functools
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float
 
 from jaxnet.activations import Activation, identity, relu, sigmoid, tanh
+from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, he_normal, lecun_normal
 from jaxnet.layers import Dense, Layer, dense, elementwise, map_layers, serial
 from jaxnet.losses import Loss
@@ -48,14 +48,9 @@ def mlp(
         ValueError: if there are fewer than two sizes, or one is below 1.
         TypeError: if a size is not an integer.
     """
-    for size in sizes:
-        if not isinstance(size, Integral):
-            raise TypeError(f"sizes must be integers, got {size!r} in {tuple(sizes)}")
-    sizes = tuple(int(size) for size in sizes)
+    sizes = tuple(positive_integer("every size", size) for size in sizes)
     if len(sizes) < 2:
         raise ValueError(f"sizes needs at least two entries, inputs and outputs, got {sizes}")
-    if min(sizes) < 1:
-        raise ValueError(f"sizes must be at least 1, got {sizes}")
     activations = [hidden] * (len(sizes) - 2) + [output]
     layers = []
     for n_in, n_out, activation in zip(sizes, sizes[1:], activations, strict=False):
@@ -119,7 +114,7 @@ def predict(network: Layer, loss: Loss) -> Callable[[Any, Array], Array]:
 
 
 def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[Array, "*batch"]:
-    """Whether each predicted class is the label: the most probable of several, or ŷ > ½ for one output.
+    """Whether each predicted class is the label: the most probable of several, or ŷ > ½ for one output; never for NaN.
 
     Raises:
         ValueError: if y has neither the shape of the examples nor, for one output, that of the prediction.
@@ -133,8 +128,18 @@ def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[A
             f"a prediction of shape {prediction.shape} needs labels of shape {tuple(examples)}, got {y.shape}"
         )
     if n_out == 1:
-        return (prediction[..., 0] > 0.5) == (y.astype(prediction.dtype) > 0.5)
-    return prediction.argmax(axis=-1) == y
+        correct = (prediction[..., 0] > 0.5) == (y.astype(prediction.dtype) > 0.5)
+    else:
+        correct = prediction.argmax(axis=-1) == y
+    return correct & jnp.isfinite(prediction).all(axis=-1)
+
+
+def _checked_targets(network: Layer, loss: Loss, params: Any, x: Array, y: ArrayLike) -> Array:
+    """y as the loss uses it, checked while it is concrete: inside `vmap` it is not."""
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"per-example gradients need a batch of shape (m, n_in) with m at least 1, got {x.shape}")
+    outputs, _ = jax.eval_shape(network.forward, params, x)
+    return loss.targets(outputs, y)
 
 
 @functools.cache
@@ -144,15 +149,18 @@ def per_example_gradients(network: Layer, loss: Loss) -> Callable[[Any, Array, A
     def one(params: Any, x: Array, y: Array) -> Any:
         return cost_and_gradient(network, loss)(params, x, y)[1]
 
-    def function(params: Any, x: Float[Array, "m n_in"], y: ArrayLike) -> Any:
-        return jax.vmap(one, in_axes=(None, 0, 0))(params, x, jnp.asarray(y))
+    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Any:
+        return jax.vmap(one, in_axes=(None, 0, 0))(params, x, _checked_targets(network, loss, params, x, y))
 
     return function
 
 
 @functools.cache
 def _squared_norms(leaf: Layer) -> Layer:
-    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum."""
+    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum.
+
+    A leaf whose parameters are `Dense` is taken to be z = W a + b, with a for its cache.
+    """
 
     def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
         """∂L(i)/∂W = δ aᵀ and ∂L(i)/∂b = δ, and ‖δ aᵀ‖² = Σ_ij δ_i² a_j² = ‖δ‖²‖a‖²: together ‖δ‖²(‖a‖² + 1)."""
@@ -176,11 +184,11 @@ def per_example_gradient_norms(network: Layer, loss: Loss) -> Callable[[Any, Arr
     with_norms = map_layers(_squared_norms, network)
 
     def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Float[Array, " m"]:
-        if x.ndim != 2:
-            raise ValueError(f"per-example norms need a batch of shape (m, n_in), got {x.shape}")
+        y = _checked_targets(network, loss, params, x, y)
         outputs, cache = with_norms.forward(params, x)
         _, squares = with_norms.backward(params, cache, loss.gradient(outputs, y))
         # `repeat` stacks its layers on a leading axis, so the examples are the last one.
-        return jnp.sqrt(sum(square.reshape(-1, len(x)).sum(0) for square in jax.tree.leaves(squares)))
+        by_leaf = (square.reshape(-1, len(x)).sum(0) for square in jax.tree.leaves(squares))
+        return jnp.sqrt(sum(by_leaf, jnp.zeros(len(x), outputs.dtype)))
 
     return function

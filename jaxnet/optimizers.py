@@ -209,6 +209,10 @@ class Decay(NamedTuple):
     correction: Any = None
 
 
+def _with_correction(decay: Decay, t: Array) -> Decay:
+    return decay._replace(correction=1 - jnp.asarray(decay.rate, float) ** t.astype(float))
+
+
 def _average(decay: Decay, average: Array, new: Array) -> Array:
     """The exponential moving average β · average + (1 - β) · new."""
     return decay.rate * average + decay.complement * new
@@ -249,13 +253,14 @@ def _update(
     # A counter that turned negative would make βᵗ explode, so it stays at the largest integer.
     t = jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)
     scalars = {"alpha": alpha} | {
-        name: number._replace(correction=1 - number.rate ** t.astype(float)) if isinstance(number, Decay) else number
-        for name, number in numbers.items()
+        name: _with_correction(number, t) if isinstance(number, Decay) else number for name, number in numbers.items()
     }
 
     def apply(*leaves: Array) -> tuple[Array, ...]:
         dtype = leaves[0].dtype if leaves[0].dtype.itemsize >= 4 else jnp.float32
         cast = jax.tree.map(lambda scalar: jnp.asarray(scalar, dtype), scalars)
+        if any(jnp.ndim(scalar) for scalar in jax.tree.leaves(cast)):
+            raise ValueError("hyperparameters must be scalars; put stacked ones through jax.vmap")
         results = rule(*(leaf.astype(dtype) for leaf in leaves), **cast)
         return tuple(result.astype(leaf.dtype) for result, leaf in zip(results, leaves, strict=True))
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import Float, Integer, Num, UInt32
+
+from jaxnet.arguments import check_finite, positive_integer
 
 
 class Standardization(NamedTuple):
@@ -53,7 +54,7 @@ def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
     check_finite("x", x)
     shifted = x - x[:1]
     largest = xp.abs(shifted).max(axis=0)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no sum overflows and no square underflows
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no sum of squares overflows or underflows
     relative = shifted / unit[None]
     relative_mean = relative.mean(axis=0)
     scale = unit * xp.sqrt(xp.square(relative - relative_mean[None]).mean(axis=0))
@@ -72,16 +73,6 @@ def standardize(stats: Standardization, x: Num[Array | np.ndarray, "..."]) -> An
     if x.shape[1:] != stats.mean.shape:
         raise ValueError(f"the training set had {len(stats.mean)} features, x has shape {x.shape}")
     return (x - stats.mean[None] - stats.residual[None]) / stats.scale[None]
-
-
-def check_finite(name: str, x: Any) -> None:
-    """Raises `ValueError` if a concrete array holds a NaN or an infinity, naming the first."""
-    if isinstance(x, Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):
-        return
-    finite = np.isfinite(x)
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {x[first]} at index {first}")
 
 
 def flatten_images(images: Num[Array | np.ndarray, "..."]) -> Any:
@@ -133,8 +124,7 @@ def minibatches(key: Array, data: Any, batch_size: int) -> tuple[Any, Any]:
     Raises:
         ValueError: if batch_size < 1, there are no examples, or the arrays differ in their number.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = positive_integer("batch_size", batch_size)
     lengths = sorted({len(leaf) for leaf in jax.tree.leaves(data)})
     if len(lengths) != 1 or lengths == [0]:
         raise ValueError(f"all arrays need the same number of examples, at least 1, got {lengths}")

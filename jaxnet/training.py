@@ -6,7 +6,6 @@ host informed between chunks of epochs, and hands back what was trained when it 
 
 import time
 from functools import partial
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +17,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 from optax import GradientTransformation, apply_updates
 
+from jaxnet.arguments import check_finite, positive_integer
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
-from jaxnet.preprocessing import check_finite, random_order, split_order
+from jaxnet.preprocessing import random_order, split_order
 from jaxnet.terminal import interruption, progress_bar
 
 
@@ -95,6 +95,7 @@ def train_epochs(
         batch_size: examples a step; None is batch gradient descent on all m, 1 is stochastic gradient descent.
         capacity: rows of the costs; those from `epochs` on are 0.
     """
+    x, y = jnp.asarray(x), jnp.asarray(y)
     m = len(x)
     steps = 1 if batch_size is None else -(-m // batch_size)
 
@@ -179,13 +180,11 @@ def fit(
     Raises:
         ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
             that do not fit the network or the loss, or a batch size or epochs below 1.
-        TypeError: for class labels, a batch size or epochs that are not integers.
+        TypeError: for class labels, a batch size or epochs that are not integers, data that are not real numbers, or an
+            optimizer that is none.
     """
-    for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
-        if not isinstance(count, Integral):
-            raise TypeError(f"{name} must be an integer, got {count!r}")
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    epochs = positive_integer("epochs", epochs)
+    batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
     optimizer = _as_pytree(optimizer)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
@@ -210,7 +209,10 @@ def fit(
 
 def _as_pytree(optimizer: GradientTransformation) -> GradientTransformation:
     """The optimizer as an argument of `jit`: functions that are no pytrees, such as Optax's closures, become static."""
-    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, optimizer)
+    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
+        raise TypeError(f"optimizer must come from jaxnet.optimizers or Optax, got {optimizer!r}")
+    transformation = GradientTransformation(optimizer.init, optimizer.update)
+    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, transformation)
 
 
 def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
@@ -220,9 +222,13 @@ def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tupl
         raise ValueError(f"fit needs at least one example, got x of shape {x.shape}")
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(f"x and y need the same number of examples, got shapes {x.shape} and {y.shape}")
+    for name, value in (("x", x), ("y", y)):
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
+            raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    with np.errstate(over="ignore"):  # what overflows the dtype of the parameters is reported below
+        x = jnp.asarray(x, dtype)
     check_finite("x", x)
     check_finite("y", y)
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    x = jnp.asarray(x, dtype)
     outputs, _ = jax.eval_shape(network.forward, params, x)
     return x, loss.targets(outputs, y)

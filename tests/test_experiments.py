@@ -47,6 +47,7 @@ def test_list_names_every_experiment_and_its_claim():
     [
         (["run", "nonsense"], "error: no experiment is named 'nonsense'; there are logistic_regression, "),
         (["run", "image_classifier", "--data", "missing.h5"], "error: missing.h5: no such file or folder"),
+        (["run", "image_classifier", "--test-data", "x.h5"], "error: --test-data goes with --data"),
         (["run", "gradient_check", "--data", "x.h5"], "error: gradient_check runs on its own data"),
     ],
 )
@@ -99,6 +100,15 @@ def test_same_figure_gives_the_same_bytes(tmp_path, monkeypatch):
         command("run", "gradient_check", "--out", tmp_path / folder)
         figures.append((tmp_path / folder / "gradient_check.svg").read_bytes())
     assert figures[0] == figures[1]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "load", lambda name: Claim(float("nan")))
+    monkeypatch.setattr(Claim, "run", lambda *_: Result((at_most("n", np.nan, 1),), {"steps": np.array([np.inf, 1])}))
+    assert command("run", "gradient_check", "--out", tmp_path)[0] == 1
+    record = json.loads((tmp_path / "gradient_check.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert record["measurements"][0]["value"] is None
+    assert record["drawn"] == {"steps": [None, 1]}
 
 
 def test_nan_never_holds():
@@ -193,6 +203,9 @@ def test_folders_without_pictures_or_with_broken_ones_are_refused(tmp_path):
     write_pictures(tmp_path, "non_cat", 2)
     (tmp_path / "cat" / "broken.png").write_bytes(b"\x89PNG nothing more")
     with pytest.raises(data.DataError, match=r"broken\.png: not a readable picture"):
+        data.pictures(tmp_path, None, seed=0)
+    Image.new("I;16", (8, 8)).save(tmp_path / "cat" / "broken.png")
+    with pytest.raises(data.DataError, match=r"broken\.png: needs 8 bits a channel, has mode I;16"):
         data.pictures(tmp_path, None, seed=0)
 
 

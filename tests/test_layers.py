@@ -216,13 +216,31 @@ def test_dense_refuses_a_wrong_number_of_features(key):
     layer = dense(4, 3)
     with pytest.raises(ValueError, match=r"dense 4→3 needs inputs of shape \(\.\.\., 4\), got \(7, 5\)"):
         layer.forward(layer.init(key), jnp.ones((7, 5)))
-    with pytest.raises(ValueError, match="dense needs sizes of at least 1, got 0→3"):
+    with pytest.raises(ValueError, match="n_in must be at least 1, got 0"):
         dense(0, 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_dense_refuses_sizes_that_are_no_integers_and_parameters_of_another_layer(key):
+    for size in (4.0, True, "4"):
+        with pytest.raises(TypeError, match=f"n_in must be an integer, got {size!r}"):
+            dense(size, 3)
+    layer, other = dense(4, 3), dense(4, 1).init(key)
+    with pytest.raises(
+        ValueError, match=r"weight of shape \(3, 4\) and a bias of shape \(3,\), got \(1, 4\) and \(1,\)"
+    ):
+        layer.forward(other, jnp.ones((7, 4)))
+
+
+def test_repeat_of_a_layer_without_parameters_runs_as_often_as_it_says():
+    layer = repeat(elementwise(tanh), 3)
+    z = jnp.array([0.5, -2.0])
+    assert_close(layer.forward((), z)[0], jnp.tanh(jnp.tanh(jnp.tanh(z))), 1e-15)
 
 
 def test_repeat_refuses_layers_that_change_the_shape(key):
     layer = repeat(dense(4, 3), 2)
     with pytest.raises(ValueError, match=r"dense 4→3 turns float64\(7, 4\) into float64\(7, 3\)"):
         layer.forward(layer.init(key), jnp.ones((7, 4)))
-    with pytest.raises(ValueError, match="times of at least 1, got 0"):
+    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         repeat(dense(4, 4), 0)

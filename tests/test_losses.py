@@ -316,6 +316,8 @@ def test_softmax_refuses_bad_labels(function):
         call(z, jnp.asarray([0, 3]))
     with pytest.raises(ValueError, match=r"labels must lie in 0 to 2, got values from -1 to 0"):
         call(z, jnp.asarray([-1, 0]))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="got values from 0 to 4294967296"):
+        call(jnp.zeros((2, 3)), np.array([0, 2**32]))  # 0 in 32 bits
     with pytest.raises(TypeError, match=r"needs integer class labels, got float64"):
         call(z, jnp.asarray([0.0, 1.0]))
     with pytest.raises(TypeError, match=r"needs integer class labels, got bool"):

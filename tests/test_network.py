@@ -171,6 +171,8 @@ def test_scaled_identity_network_grows_or_shrinks_exponentially(scale):
 def test_is_correct_reads_classes_and_probabilities():
     classes = jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
     assert is_correct(classes, jnp.array([1, 2])).tolist() == [True, False]
+    assert not is_correct(jnp.full((2, 3), jnp.nan), jnp.array([0, 0])).any()
+    assert not is_correct(jnp.full((2, 1), jnp.nan), jnp.array([0, 0])).any()
     probabilities = jnp.array([[0.7], [0.2], [0.6]])
     for y in (jnp.array([1, 0, 0]), jnp.array([[1.0], [0.0], [0.0]])):
         assert is_correct(probabilities, y).tolist() == [True, True, False]
@@ -184,9 +186,9 @@ def test_is_correct_reads_classes_and_probabilities():
     [
         ((5,), ValueError, r"at least two entries, inputs and outputs, got \(5,\)"),
         ((), ValueError, "at least two entries"),
-        ((5, 0, 1), ValueError, r"at least 1, got \(5, 0, 1\)"),
+        ((5, 0, 1), ValueError, "every size must be at least 1, got 0"),
         ((5, -3), ValueError, "at least 1"),
-        ((5, 2.0), TypeError, r"integers, got 2\.0 in \(5, 2\.0\)"),
+        ((5, 2.0), TypeError, r"every size must be an integer, got 2\.0"),
     ],
 )
 def test_mlp_refuses_sizes_that_make_no_network(sizes, error, message):
@@ -211,9 +213,21 @@ def test_cost_refuses_bad_batches(function, key):
     assert_close(evaluate(params, x, jnp.ones(3)), column, 0)
 
 
+@pytest.mark.parametrize("function", [per_example_gradients, per_example_gradient_norms])
+def test_per_example_functions_refuse_what_the_cost_refuses(function, key):
+    network = mlp((5, 3))
+    evaluate, params = function(network, softmax_cross_entropy), network.init(key)
+    with pytest.raises(ValueError, match="labels must lie in 0 to 2, got values from 3 to 3"):
+        evaluate(params, jnp.ones((2, 5)), jnp.array([3, 3]))
+    with pytest.raises(ValueError, match=r"need labels of shape \(2,\), got \(3,\)"):
+        evaluate(params, jnp.ones((2, 5)), jnp.array([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"with m at least 1, got \(0, 5\)"):
+        evaluate(params, jnp.ones((0, 5)), jnp.zeros(0, int))
+
+
 def test_norms_refuse_leaves_without_a_closed_form_and_extra_axes(key):
     network = mlp((5, 1))
-    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\), got \(2, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\) with m at least 1, got \(2, 3, 5\)"):
         per_example_gradient_norms(network, squared_error)(network.init(key), jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
     scale = jaxnet.Layer(
         lambda key: jnp.ones(()), lambda s, a: (s * a, a), lambda s, a, delta: (s * delta, (a * delta).sum()), "scale"

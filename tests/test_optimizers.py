@@ -201,6 +201,12 @@ def test_count_stays_at_the_largest_integer():
     assert jnp.isfinite(updates["a"]).all()
 
 
+def test_stacked_hyperparameters_never_broadcast():
+    optimizer, params = gradient_descent(jnp.array([0.1, 0.2])), {"a": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"hyperparameters must be scalars; put stacked ones through jax\.vmap"):
+        optimizer.update(params, optimizer.init(params))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -165,6 +165,7 @@ def test_training_is_one_vmap_away_from_many_seeds(data):
 def test_foreign_transformations_train_like_ours(data):
     with jax.numpy_dtype_promotion("standard"):
         theirs, _ = train(data, optax.adam(0.01))
+        train(data, optax.MultiSteps(adam(0.01), 2))
         chained, _ = train(data, optax.chain(optax.clip_by_global_norm(1e9), adam(0.01)))
     assert_close(theirs.params, train(data)[0].params, 1e-12)
     assert_close(chained.params, train(data)[0].params, 1e-12)
@@ -277,10 +278,16 @@ def test_progress_bar_shows_epochs_and_cost(data, capsys):
         ({"batch_size": -5}, ValueError, "batch_size must be at least 1"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
         ({"loss": binary_cross_entropy}, ValueError, r"outputs of shape \(50, 3\) need targets of the same shape"),
+        ({"x": np.full((M, N), "a")}, TypeError, "x must hold real numbers, got <U1"),
+        ({"x": np.ones((M, N), complex)}, TypeError, "x must hold real numbers, got complex128"),
+        ({"y": np.full(M, None)}, TypeError, "y must hold real numbers, got object"),
+        ({"network": mlp((N, 3), dtype="float16"), "x": np.full((M, N), 1e5)}, ValueError, "x must be finite, got inf"),
+        ({"optimizer": "adam"}, TypeError, "optimizer must come from jaxnet.optimizers or Optax, got 'adam'"),
         ({"loss": squared_error, "y": np.full((M, 3), np.inf)}, ValueError, "y must be finite"),
     ],
 )
 def test_fit_refuses_bad_input(data, change, error, message):
-    arguments = {"loss": softmax_cross_entropy, "x": data[0], "y": data[1], "batch_size": 16, "epochs": 1} | change
+    arguments = {"network": NETWORK, "loss": softmax_cross_entropy, "optimizer": adam(0.01), "x": data[0], "y": data[1]}
+    arguments |= {"key": jax.random.key(0), "batch_size": 16, "epochs": 1} | change
     with pytest.raises(error, match=message):
-        fit(NETWORK, optimizer=adam(0.01), key=jax.random.key(0), **arguments)
+        fit(**arguments)

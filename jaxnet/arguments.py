@@ -1,0 +1,27 @@
+"""Checks of arguments that several modules share."""
+
+from numbers import Integral
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """The value as an int; raises `TypeError` unless it is an integer, and `ValueError` unless it is at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def check_finite(name: str, x: Any) -> None:
+    """Raises `ValueError` if a concrete array holds a NaN or an infinity, naming the first."""
+    if isinstance(x, Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return
+    finite = np.isfinite(x)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {x[first]} at index {first}")
