@@ -222,9 +222,8 @@ def test_dense_refuses_a_wrong_number_of_features(key):
 
 @pytest.mark.usefixtures("unchecked")
 def test_dense_refuses_sizes_that_are_no_integers_and_parameters_of_another_layer(key):
-    for size in (4.0, True, "4"):
-        with pytest.raises(TypeError, match=f"n_in must be an integer, got {size!r}"):
-            dense(size, 3)
+    with pytest.raises(TypeError, match=r"n_in must be an integer, got 41\.0"):
+        dense(41.0, 3)
     layer, other = dense(4, 3), dense(4, 1).init(key)
     with pytest.raises(
         ValueError, match=r"weight of shape \(3, 4\) and a bias of shape \(3,\), got \(1, 4\) and \(1,\)"

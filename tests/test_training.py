@@ -165,10 +165,16 @@ def test_training_is_one_vmap_away_from_many_seeds(data):
 def test_foreign_transformations_train_like_ours(data):
     with jax.numpy_dtype_promotion("standard"):
         theirs, _ = train(data, optax.adam(0.01))
-        train(data, optax.MultiSteps(adam(0.01), 2))
         chained, _ = train(data, optax.chain(optax.clip_by_global_norm(1e9), adam(0.01)))
     assert_close(theirs.params, train(data)[0].params, 1e-12)
     assert_close(chained.params, train(data)[0].params, 1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_optax_multisteps_trains_as_it_is(data):
+    with jax.numpy_dtype_promotion("standard"):
+        state, _ = train(data, optax.MultiSteps(adam(0.01), 1))
+    assert_close(state.params, train(data)[0].params, 1e-12)
 
 
 def test_data_is_cast_to_the_dtype_of_the_parameters(data):
