@@ -60,14 +60,10 @@ def _wrong(split: Split, prediction: np.ndarray, names: list[str]) -> list[dict[
     ]
 
 
-def _repeat(name: str, split: Split, options: Options, track: Track, sizes: tuple[int, ...], **training: Any) -> Any:
-    """One network trained from several seeds; the costs of all, and what the first got wrong."""
-    if len(sizes) == 4:
-        network, loss = jaxnet.mlp(sizes, jaxnet.sigmoid), jaxnet.binary_cross_entropy
-    else:
-        network, loss = jaxnet.mlp(sizes), jaxnet.softmax_cross_entropy
+def _all_seeds(name: str, split: Split, options: Options, track: Track, **training: Any) -> Any:
+    """One network trained from every seed: the runs, their accuracies as measurements, and the median test accuracy."""
     keys = jax.random.split(options.key, options.seeds)
-    runs = [_train(split, network, loss, key=key, **training) for key in track(keys, name)]
+    runs = [_train(split, key=key, **training) for key in track(keys, name)]
     accuracies = {part: [run[f"{part}_accuracy"] for run in runs] for part in ("train", "test")}
     measurements = [
         Measurement(f"{name}: {part} accuracy, {what} of {len(runs)} seeds", float(of(accuracies[part])))
@@ -83,7 +79,9 @@ def _cats(options: Options, track: Track) -> Result:
     sizes = (int(np.prod(split.x.shape[1:])), 3, 2, 1)
     name = "-".join(map(str, sizes))
     epochs = 200 if options.quick else 2000
-    runs, extra, accuracy = _repeat(name, split, options, track, sizes, rate=1e-3, batch_size=None, epochs=epochs)
+    lecture = {"network": jaxnet.mlp(sizes, jaxnet.sigmoid), "loss": jaxnet.binary_cross_entropy}
+    training = {"rate": 1e-3, "batch_size": None, "epochs": epochs}
+    runs, extra, accuracy = _all_seeds(name, split, options, track, **lecture, **training)
     frequent = max(split.y.mean(), 1 - split.y.mean()), max(split.y_test.mean(), 1 - split.y_test.mean())
     measurements = (
         at_least(f"{name}: train accuracy, worst seed", min(run["train_accuracy"] for run in runs), frequent[0]),
@@ -103,13 +101,11 @@ def run(options: Options, track: Track) -> Result:
         return _cats(options, track)
     split = digits(seed=0)
     threes = split._replace(y=(split.y == 3).astype(int), y_test=(split.y_test == 3).astype(int))
-    epochs = 50 if options.quick else 100
-    binary, binary_extra, binary_accuracy = _repeat(
-        "is it a 3?", threes, options, track, (64, 3, 2, 1), rate=1e-2, batch_size=64, epochs=epochs
-    )
-    ten, ten_extra, ten_accuracy = _repeat(
-        "which digit?", split, options, track, (64, 32, 10), rate=1e-3, batch_size=64, epochs=epochs
-    )
+    small = {"network": jaxnet.mlp((64, 3, 2, 1), jaxnet.sigmoid), "loss": jaxnet.binary_cross_entropy, "rate": 1e-2}
+    large = {"network": jaxnet.mlp((64, 32, 10)), "loss": jaxnet.softmax_cross_entropy, "rate": 1e-3}
+    training = {"batch_size": 64, "epochs": 50 if options.quick else 100}
+    binary, binary_extra, binary_accuracy = _all_seeds("is it a 3?", threes, options, track, **small, **training)
+    ten, ten_extra, ten_accuracy = _all_seeds("which digit?", split, options, track, **large, **training)
     measurements = (
         at_least("is it a 3?: test accuracy, median (always no: 0.9)", binary_accuracy, 0.95),
         *binary_extra,

@@ -35,20 +35,15 @@ class Activation(NamedTuple):
     reads: Literal["input", "output"]
 
 
-def _logistic_density(z: Array) -> Array:
-    """σ(z) σ(-z) = e/(1 + e)² with e = exp(-|z|), which neither overflows nor rounds a tail away."""
+def _sigmoid_derivative(z: Array) -> Array:
+    """a(1 - a) = σ(z) σ(-z) = e/(1 + e)² with e = exp(-|z|), which neither overflows nor rounds a tail away."""
     e = jnp.exp(-jnp.abs(z))
     return e / (1 + e) ** 2
 
 
-def _sigmoid_derivative(z: Array) -> Array:
-    """a(1 - a), where 1 - a = σ(-z)."""
-    return _logistic_density(z)
-
-
 def _tanh_derivative(z: Array) -> Array:
     """1 - a² = (1 - a)(1 + a) = 4 σ(-2z) σ(2z), since tanh(z) = 2σ(2z) - 1."""
-    return 4 * _logistic_density(2 * z)
+    return 4 * _sigmoid_derivative(2 * z)
 
 
 def _relu_derivative(a: Array) -> Array:
@@ -83,7 +78,7 @@ def _silu(z: Array) -> Array:
 
 def _silu_derivative(z: Array) -> Array:
     """σ(z) + z σ'(z), where σ'(z) = σ(z) σ(-z)."""
-    return jax.nn.sigmoid(z) + z * _logistic_density(z)
+    return jax.nn.sigmoid(z) + z * _sigmoid_derivative(z)
 
 
 def _normal_distribution(z: Array) -> Array:
@@ -118,7 +113,7 @@ def _gelu_tanh(z: Array) -> Array:
 def _gelu_tanh_derivative(z: Array) -> Array:
     """σ(u) + z σ'(u) du/dz."""
     u, slope = _gelu_tanh_argument(z)
-    return jax.nn.sigmoid(u) + z * _logistic_density(u) * slope
+    return jax.nn.sigmoid(u) + z * _sigmoid_derivative(u) * slope
 
 
 sigmoid = Activation("sigmoid", jax.nn.sigmoid, _sigmoid_derivative, "input")

@@ -97,15 +97,16 @@ def train_epochs(
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     m = len(x)
-    steps = 1 if batch_size is None else -(-m // batch_size)
 
     if batch_size is None:
+        steps = 1
 
         def run_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
             state, cost = train_step(network, loss, optimizer, state, x, y)
             return state, cost[None]
 
     else:
+        steps = -(-m // batch_size)
         # Random bits are drawn for all epochs together, which costs a CPU hardly more than for one.
         first_steps = state.step + steps * jnp.arange(capacity, dtype=state.step.dtype)
         keys = jax.vmap(partial(jax.random.fold_in, state.key))(first_steps)
