@@ -1,0 +1,139 @@
+"""What any derivative must do before its numbers are looked at: run, answer in the right form, twice the same."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.evaluation import WrongStructure, as_came, by_candidate, entries
+from jaxnet.verify.points import Place, given
+from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, spacing
+from jaxnet.verify.report import Finding, Kind
+
+
+class Contract(NamedTuple):
+    """What the candidate does at the given point in the user's dtypes, called as the user calls it.
+
+    Attributes:
+        findings: what it does wrong; after a finding with `fatal` its numbers mean nothing.
+        answer: its gradient there, leaf by leaf; None where it returned None.
+        traced: whether it runs under `jax.jit`.
+        notes: which checks could not be made.
+        fatal: whether to stop here.
+    """
+
+    findings: tuple[Finding, ...]
+    answer: Leaves
+    traced: bool
+    notes: tuple[str, ...] = ()
+    fatal: bool = False
+
+
+def raised(error: Exception, doing: str = "") -> Finding:
+    """The finding that the candidate raises."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else text[:300] + "..."
+    about_shapes = isinstance(error, TypeError | ValueError) and any(
+        word in text for word in ("shape", "dimension", "broadcast", "axis", "axes", "rank")
+    )
+    kind: Kind = "shape" if about_shapes else "unknown"
+    return Finding("", kind, f"the candidate raises {type(error).__name__}{doing}: {text}")
+
+
+def check(problem: Problem, place: Place) -> Contract:
+    """Calls the candidate twice with copies of what the user gave, then compiles it."""
+    try:
+        raw, changed = _call(problem, place)
+        answer = entries(problem.rule, raw)
+        again = entries(problem.rule, _call(problem, place)[0])
+    except WrongStructure as error:
+        return _stop(Finding("", "structure", str(error)))
+    except Exception as error:
+        return _stop(raised(error))
+    if changed:
+        return _stop(Finding("", "impure", f"the candidate changes its input {changed} in place: copy it first"))
+    findings = []
+    for path, leaf, own in zip(problem.paths, answer, problem.differentiated, strict=True):
+        findings += _form(path, leaf, own)
+    if any(finding.kind == "structure" for finding in findings):
+        return Contract(tuple(findings), answer, False, fatal=True)
+    findings += [f for f in _repeats(problem, answer, again) if f]
+    if any(finding.kind == "impure" for finding in findings):
+        return Contract(tuple(findings), answer, False, fatal=True)
+    traced, note = _traces(problem, place)
+    return Contract(tuple(findings), answer, traced, note)
+
+
+def _stop(finding: Finding) -> Contract:
+    return Contract((finding,), [], False, fatal=True)
+
+
+def _call(problem: Problem, place: Place) -> tuple[Any, str]:
+    """The candidate's raw answer, and the path of a NumPy input that it changed, if any."""
+    rule = problem.rule
+    with as_the_user_runs_it(), np.errstate(all="ignore"):
+        differentiated, fixed = as_came(rule, problem.differentiated, problem.fixed)
+        shapes = jax.tree.leaves(rule.output_shapes(problem.differentiated, problem.fixed))
+        floating = [shape for shape in shapes if jnp.issubdtype(shape.dtype, jnp.floating)]
+        cotangent = [jnp.asarray(c, shape.dtype) for c, shape in zip(place.cotangent, floating, strict=True)]
+        raw = rule.gradient(differentiated, fixed, cotangent)
+        for leaves, originals in ((differentiated, problem.differentiated), (fixed, problem.fixed)):
+            for position, (leaf, original) in enumerate(zip(leaves, originals, strict=True)):
+                if isinstance(leaf, np.ndarray) and not np.array_equal(leaf, np.asarray(original), equal_nan=False):
+                    named = leaves is differentiated and problem.paths[position]
+                    return raw, named or f"of shape {leaf.shape}"
+    return raw, ""
+
+
+def _form(path: str, leaf: Any, own: Any) -> list[Finding]:
+    """Whether a leaf is an array of floats of the right dtype; shapes are judged with the numbers."""
+    if leaf is None or isinstance(leaf, float):
+        return []
+    try:
+        dtype = jnp.result_type(leaf)
+        if dtype == jax.dtypes.float0 or not hasattr(leaf, "dtype"):
+            raise TypeError
+    except (TypeError, ValueError):
+        return [Finding(path, "structure", f"expected an array, got {type(leaf).__name__}: {leaf!r:.80}")]
+    if dtype == own.dtype:
+        return []
+    # NumPy knows no weak types, so that a wider result says nothing about the rule.
+    wider = jnp.issubdtype(dtype, jnp.floating) and spacing(dtype) < spacing(own.dtype)
+    if isinstance(leaf, np.ndarray | np.generic) and wider:
+        return []
+    return [
+        Finding(
+            path,
+            "dtype",
+            f"the gradient is {dtype}, the argument {own.dtype}: return the argument's dtype, "
+            + ("a promotion to a wider dtype is hidden in the rule" if wider else "a narrower one loses digits"),
+        )
+    ]
+
+
+def _repeats(problem: Problem, answer: Leaves, again: Leaves) -> list[Finding]:
+    """Whether the second answer is the first, but for the order in which a parallel device sums."""
+    findings = []
+    for path, first, second, own in zip(problem.paths, answer, again, problem.differentiated, strict=True):
+        if first is None or second is None:
+            same = first is second
+        else:
+            a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+            allowed = 64 * spacing(own.dtype) * np.max(np.abs(a), initial=0, where=np.isfinite(a))
+            same = a.shape == b.shape and np.allclose(a, b, rtol=0, atol=allowed, equal_nan=True)
+        if not same:
+            findings.append(
+                Finding(path, "impure", "called twice with the same arguments it gives two answers: it must be pure")
+            )
+    return findings
+
+
+def _traces(problem: Problem, place: Place) -> tuple[bool, tuple[str, ...]]:
+    try:
+        by_candidate(problem, given(problem), place.cotangent, traced=True, float64=False)
+    except Exception as error:
+        return False, (
+            f"jax.jit cannot trace the candidate ({type(error).__name__}): judged one call at a time, jit and vmap untested",
+        )
+    return True, ()

@@ -1,0 +1,374 @@
+"""Runs the function, its derivative by autodiff, and the candidate; and measures what rounding explains.
+
+What is compiled is kept for each rule, so that other keys, points and scales of the same shapes compile nothing.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn, jaxprs_in_params
+
+from jaxnet.verify.interpreter import inner, interpret
+from jaxnet.verify.problem import (
+    Leaves,
+    Problem,
+    Rule,
+    as_the_user_runs_it,
+    in_float64,
+    is_float,
+    spacing,
+    widened,
+)
+
+PERTURBATIONS = 6
+DOUBLE = spacing(np.float64)
+
+# Operations whose results are exact, whatever comes in: to move these would break comparisons such as x == max(x).
+EXACT = {
+    "abs", "and", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p",
+    "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt", "iota", "is_finite",
+    "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "pvary", "real", "reduce_max", "reduce_min", "reduce_precision",
+    "reshape", "rev", "round", "scatter", "select_and_scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
+    "stop_gradient", "transpose",
+}  # fmt: skip
+
+
+class Truth(NamedTuple):
+    """The right gradient at a point.
+
+    Attributes:
+        outputs: what the function returns there.
+        gradient: by autodiff in float64, or by differences where autodiff cannot.
+        noise: for each element, what rounding explains: the largest change when inputs, cotangent and every
+            intermediate result move by one unit in their last place.
+    """
+
+    outputs: Leaves
+    gradient: Leaves
+    noise: Leaves
+
+
+def _vjp(rule: Rule, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+    """The outputs and, by autodiff, the gradient."""
+    outputs, pull = jax.vjp(lambda leaves: rule.outputs(leaves, fixed), differentiated)
+    (gradient,) = pull([c.astype(o.dtype) for c, o in zip(cotangent, outputs, strict=True)])
+    return outputs, gradient
+
+
+def _rounds(equation: JaxprEqn) -> bool:
+    """Whether the equation's results are rounded floats."""
+    if inner(equation) is not None:
+        return False
+    if equation.primitive.name == "convert_element_type":
+        (before,), (after,) = equation.invars, equation.outvars
+        return is_float(before.aval) and is_float(after.aval) and spacing(before.aval.dtype) < spacing(after.aval.dtype)
+    return equation.primitive.name not in EXACT and any(is_float(variable.aval) for variable in equation.outvars)
+
+
+def _nudged(value: Any, step: Any) -> Any:
+    """The value moved by so many units in its own last place, as the integer that its bits are; 0 stays 0.
+
+    A product with 1 + ε would be contracted with what follows to one rounding, and differ from one use to the next.
+    """
+    integer = jnp.dtype(f"int{8 * value.dtype.itemsize}")
+    moved = jax.lax.bitcast_convert_type(value, integer) + step.astype(integer)
+    still = (value == 0) | ~jnp.isfinite(value)
+    return jnp.where(still, value, jax.lax.bitcast_convert_type(moved, value.dtype))
+
+
+class Program(NamedTuple):
+    """A compiled function of stacked (differentiated, cotangent, nudges) and of fixed.
+
+    Attributes:
+        run: the outputs and gradients for every entry of the stack.
+        spacings: for each rounded result, the least that its own dtype can move by.
+    """
+
+    run: Callable[..., tuple[Leaves, Leaves]]
+    spacings: np.ndarray
+
+
+def memoized(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps what was built for a rule, unless the rule cannot be hashed."""
+    kept = functools.lru_cache(maxsize=256)(build)
+
+    @functools.wraps(build)
+    def found(rule: Rule, *shapes: Any) -> Any:
+        try:
+            hash(rule)
+        except TypeError:
+            return build(rule, *shapes)
+        return kept(rule, *shapes)
+
+    return found
+
+
+@memoized
+def _reference(
+    rule: Rule, differentiated: tuple[Any, ...], fixed: tuple[Any, ...], cotangent: tuple[Any, ...]
+) -> Program:
+    """The derivative by autodiff at the shapes given, every rounded result of which can be nudged."""
+    shapes = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in (differentiated, fixed, cotangent)]
+    traced = jax.make_jaxpr(lambda *leaves: _vjp(rule, *leaves))(*shapes)
+    spacings: list[float] = []
+
+    def count(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+        if _rounds(equation):
+            spacings.append(max(spacing(v.aval.dtype) for v in equation.outvars if is_float(v.aval)))
+        return run(*inputs)
+
+    jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), count), *shapes)
+
+    def nudged(fixed: Leaves, point: tuple[Leaves, Leaves, Any]) -> tuple[Leaves, Leaves]:
+        differentiated, cotangent, nudges = point
+        position = iter(range(len(spacings)))
+
+        def nudge(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+            outputs = run(*inputs)
+            if not _rounds(equation):
+                return outputs
+            step = nudges[next(position)]
+            return [_nudged(output, step) if is_float(output) else output for output in outputs]
+
+        leaves = interpret(traced, jax.tree.leaves((differentiated, fixed, cotangent)), nudge)
+        gradient = leaves[len(leaves) - len(differentiated) :]
+        return leaves[: len(leaves) - len(differentiated)], gradient
+
+    @jax.jit
+    def run(differentiated: Leaves, fixed: Leaves, cotangent: Leaves, nudges: Any) -> tuple[Leaves, Leaves]:
+        return jax.lax.map(lambda point: nudged(fixed, point), (differentiated, cotangent, nudges))
+
+    return Program(run, np.asarray(spacings))
+
+
+def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """The shapes and dtypes of leaves, hashable."""
+    return tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@memoized
+def _values(rule: Rule) -> Callable[..., Leaves]:
+    """The outputs for every entry of a stack of differentiated leaves; for functions that autodiff cannot take."""
+    return jax.jit(lambda stack, fixed: jax.lax.map(lambda leaves: rule.outputs(leaves, fixed), stack))
+
+
+def outputs_and_gradients(
+    problem: Problem, points: Leaves, cotangents: Leaves, nudges: Callable[[np.ndarray], np.ndarray] = np.zeros_like
+) -> tuple[Leaves, Leaves]:
+    """The function's outputs and its gradients by autodiff, in float64, for stacked points and cotangents.
+
+    `nudges` makes of the spacings of all rounded results a row of steps for each point of the stack, in units of their
+    own last place.
+    """
+    with in_float64():
+        fixed = widened(problem.fixed)
+        shapes = (described([leaf[0] for leaf in points]), described(fixed), described([c[0] for c in cotangents]))
+        program = _reference(problem.rule, *shapes)
+        rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings))).astype(np.int64)
+        outputs, gradients = program.run(points, fixed, cotangents, rows)
+        return widened(outputs), widened(gradients)
+
+
+def stacked(leaves: Leaves) -> Leaves:
+    """Each leaf as often as `truth` stacks it, so that its compiled program serves."""
+    return [np.broadcast_to(leaf, (1 + PERTURBATIONS, *leaf.shape)) for leaf in leaves]
+
+
+def outputs_alone(problem: Problem, points: Leaves) -> Leaves:
+    """The function's outputs in float64 for stacked points."""
+    with in_float64():
+        return widened(_values(problem.rule)(points, widened(problem.fixed)))
+
+
+def truth(
+    problem: Problem,
+    point: Leaves,
+    cotangent: Leaves,
+    generator: np.random.Generator,
+    *,
+    at_inputs: Sequence[float],
+    inside: float = DOUBLE,
+) -> Truth:
+    """The right gradient at a point and what rounding explains of a difference from it.
+
+    Args:
+        problem: the function and its fixed arguments.
+        point: the differentiated leaves, float64.
+        cotangent: the leaves of the cotangent, float64.
+        generator: of the directions of the perturbations.
+        at_inputs: one unit in the last place of each leaf of the point, relative.
+        inside: the same for every rounded result; where its own dtype is coarser than that, its own unit is taken.
+    """
+
+    def perturbed(leaf: np.ndarray, unit: float) -> np.ndarray:
+        signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, *leaf.shape))
+        return np.concatenate([leaf[None], leaf * (1 + unit * signs)])
+
+    def nudges(spacings: np.ndarray) -> np.ndarray:
+        signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, len(spacings)))
+        return np.concatenate(
+            [np.zeros((1, len(spacings))), signs * np.maximum(spacings * (spacings > DOUBLE), inside)]
+        )
+
+    points = [perturbed(leaf, unit) for leaf, unit in zip(point, at_inputs, strict=True)]
+    cotangents = [perturbed(leaf, max(at_inputs) if len(point) else inside) for leaf in cotangent]
+    if problem.rule.scalar:
+        cotangents = [np.ones(1 + PERTURBATIONS)]
+    with np.errstate(all="ignore"):
+        outputs, gradients = outputs_and_gradients(problem, points, cotangents, nudges)
+        noise = [_largest_change(g) + inside * _largest(g[0]) for g in gradients]
+    return Truth([output[0] for output in outputs], [gradient[0] for gradient in gradients], noise)
+
+
+def _largest_change(stack: np.ndarray) -> np.ndarray:
+    """For each element, over the perturbations that stay finite."""
+    change = np.abs(stack[1:] - stack[0])
+    return np.where(np.isfinite(change), change, 0).max(axis=0)
+
+
+def _largest(leaf: np.ndarray) -> float:
+    return float(np.max(np.abs(leaf), initial=0, where=np.isfinite(leaf)))
+
+
+class CandidateFails(Exception):
+    """The candidate raised; its own error is the cause."""
+
+
+class WrongStructure(Exception):
+    """The candidate's answer is not the tree that was asked for."""
+
+
+def entries(rule: Rule, answer: Any) -> Leaves:
+    """The leaves of the candidate's answer that stand for differentiated leaves; None stands for zeros.
+
+    Raises:
+        WrongStructure: if the answer is another tree.
+    """
+    treedef, paths, judged = rule.answer_leaves()
+    if isinstance(rule.answer, tuple):
+        count = len(rule.answer)
+        if not isinstance(answer, tuple):
+            raise WrongStructure(f"expected a tuple with one entry for each of {count} arguments, got {_brief(answer)}")
+        if len(answer) != count:
+            raise WrongStructure(f"expected a tuple of {count} entries, one for each argument, got {len(answer)}")
+        leaves = []
+        for part, given in zip(treedef.children(), answer, strict=True):
+            leaves += [None] * part.num_leaves if given is None else _flatten_like(part, given)
+    else:
+        leaves = _flatten_like(treedef, answer)
+    return [leaf for leaf, counts in zip(leaves, judged, strict=True) if counts]
+
+
+def _flatten_like(treedef: Any, given: Any) -> Leaves:
+    try:
+        return treedef.flatten_up_to(given)
+    except (ValueError, TypeError) as error:
+        raise WrongStructure(f"expected the tree {treedef}, got {_brief(given)}") from error
+
+
+def _brief(value: Any) -> str:
+    shapes = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", value)
+    return f"{type(value).__name__}: {shapes}"
+
+
+@memoized
+def _candidate(rule: Rule) -> Callable[..., Leaves]:
+    return jax.jit(lambda *leaves: entries(rule, rule.gradient(*leaves)))
+
+
+@memoized
+def _automatic(rule: Rule) -> Callable[..., Leaves]:
+    return jax.jit(lambda *leaves: _vjp(rule, *leaves)[1])
+
+
+def as_came(rule: Rule, differentiated: Sequence[Any], fixed: Sequence[Any]) -> tuple[Leaves, Leaves]:
+    """Copies of the leaves as the kinds of values that the user gave: NumPy arrays, Python floats or JAX arrays."""
+
+    def convert(role: str, leaves: Sequence[Any]) -> Leaves:
+        kinds = [kind for kind, of in zip(rule.kinds, rule.roles, strict=True) if of == role]
+        makers = {"numpy": np.array, "python": float, "jax": jnp.asarray}
+        return [makers[kind](leaf) for leaf, kind in zip(leaves, kinds, strict=True)]
+
+    return convert("differentiated", differentiated), convert("fixed", fixed)
+
+
+def by_candidate(problem: Problem, point: Leaves, cotangent: Leaves, *, traced: bool, float64: bool) -> Leaves:
+    """The candidate's gradient at a point; each leaf a float64 array whatever it was computed in, None where None.
+
+    `float64` has it computed in float64, else in the user's dtypes; `traced` has it compiled.
+    """
+    rule = problem.rule
+    with np.errstate(all="ignore"), in_float64() if float64 else as_the_user_runs_it():
+        fixed = widened(problem.fixed) if float64 else problem.fixed
+        if not float64:
+            point = [np.asarray(leaf, own.dtype) for leaf, own in zip(point, problem.differentiated, strict=True)]
+            shapes = [leaf for leaf in jax.tree.leaves(rule.output_shapes(point, fixed)) if is_float(leaf)]
+            cotangent = [np.asarray(leaf, shape.dtype) for leaf, shape in zip(cotangent, shapes, strict=True)]
+        try:
+            if traced:
+                leaves = _candidate(rule)(point, fixed, cotangent)
+            else:
+                leaves = entries(rule, rule.gradient(*as_came(rule, point, fixed), [jnp.asarray(c) for c in cotangent]))
+        except Exception as error:
+            raise CandidateFails(str(error)) from error
+        return [None if leaf is None else np.asarray(leaf, np.float64) for leaf in leaves]
+
+
+def by_autodiff(problem: Problem, point: Leaves, cotangent: Leaves) -> Leaves:
+    """The gradient by autodiff in the user's dtypes, widened to float64 afterwards."""
+    with as_the_user_runs_it():
+        own = [np.asarray(leaf, given.dtype) for leaf, given in zip(point, problem.differentiated, strict=True)]
+        return widened(_automatic(problem.rule)(own, problem.fixed, cotangent))
+
+
+@memoized
+def _narrowest(rule: Rule, *shapes: tuple[Any, ...]) -> float:
+    traced = jax.make_jaxpr(lambda *leaves: entries(rule, rule.gradient(*leaves)))(
+        *([jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes)
+    )
+    return max(_narrowings(traced.jaxpr), default=0.0)
+
+
+def _narrowings(jaxpr: Any) -> Iterator[float]:
+    """The spacings of the dtypes that floats are rounded to, anywhere in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type" and _rounds(equation):
+            yield spacing(equation.outvars[0].aval.dtype)
+        for inside in jaxprs_in_params(equation.params):
+            yield from _narrowings(inside)
+
+
+def narrowest(problem: Problem, place_cotangent: Leaves) -> float:
+    """One unit in the last place of the narrowest dtype that the candidate computes in when asked for float64; or 0."""
+    with in_float64():
+        groups = widened(problem.differentiated), widened(problem.fixed), place_cotangent
+        return _narrowest(problem.rule, *map(described, groups))
+
+
+def vmapped(problem: Problem, points: Leaves, cotangents: Leaves, *, float64: bool) -> Leaves:
+    """The candidate's gradients at stacked points, all at once by `jax.vmap`."""
+    rule = problem.rule
+    with in_float64() if float64 else as_the_user_runs_it():
+        fixed = widened(problem.fixed) if float64 else problem.fixed
+        if not float64:
+            points = [np.asarray(leaf, own.dtype) for leaf, own in zip(points, problem.differentiated, strict=True)]
+        one = _candidate(rule)
+        leaves = jax.vmap(lambda point, cotangent: one(point, fixed, cotangent))(points, cotangents)
+        return [None if leaf is None else np.asarray(leaf, np.float64) for leaf in leaves]
+
+
+@memoized
+def _value(rule: Rule) -> Callable[..., Leaves]:
+    assert rule.value is not None
+    value = rule.value
+    return jax.jit(lambda *leaves: [leaf for leaf in jax.tree.leaves(value(rule.arguments(*leaves))) if is_float(leaf)])
+
+
+def value_by_candidate(problem: Problem, point: Leaves) -> Leaves:
+    """The outputs that the candidate computes beside its derivative, in float64."""
+    with in_float64():
+        return widened(_value(problem.rule)(point, widened(problem.fixed)))

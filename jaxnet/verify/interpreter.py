@@ -1,0 +1,59 @@
+"""Runs a traced program equation by equation, so that a visitor can change what each computes.
+
+Two things rest on it: measuring what rounding explains (every result is moved by one unit in its last place) and
+simulating mistakes (one factor of the chain rule is replaced).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+# Calls that only group equations.
+GROUPS = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "remat2", "checkpoint"}
+
+Run = Callable[..., list[Any]]
+Visitor = Callable[[JaxprEqn, list[Any], Run], list[Any]]
+
+
+def inner(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """The program inside a call, if the equation is one."""
+    if equation.primitive.name not in GROUPS:
+        return None
+    program = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    return ClosedJaxpr(program, ()) if isinstance(program, Jaxpr) else program
+
+
+def compute(equation: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """What the equation computes by itself."""
+    params = equation.primitive.get_bind_params(equation.params)
+    outputs = equation.primitive.bind(*inputs, **params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def interpret(program: ClosedJaxpr, arguments: Sequence[Any], visit: Visitor) -> list[Any]:
+    """The outputs of the program, where `visit(equation, inputs, run)` gives the outputs of each equation.
+
+    `run(*inputs)` computes the equation as it is: a call by interpreting what is inside, with the same visitor.
+    """
+    jaxpr = program.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, Literal) else values[variable]
+
+    for equation in jaxpr.eqns:
+        inside = inner(equation)
+        if inside is None:
+
+            def run(*inputs: Any, equation: JaxprEqn = equation) -> list[Any]:
+                return compute(equation, inputs)
+        else:
+
+            def run(*inputs: Any, inside: ClosedJaxpr = inside) -> list[Any]:
+                return interpret(inside, inputs, visit)
+
+        outputs = visit(equation, [read(variable) for variable in equation.invars], run)
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]

@@ -1,0 +1,120 @@
+"""Numerics: in the user's own dtype, the candidate must be about as accurate as autodiff, and never lose everything.
+
+The inputs are rounded once; the truth is the float64 gradient at those rounded inputs.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.comparison import UNITS_IN_OWN_DTYPE, Comparison
+from jaxnet.verify.evaluation import DOUBLE, Truth, by_autodiff, by_candidate, truth
+from jaxnet.verify.points import Place
+from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, spacing
+from jaxnet.verify.report import Finding
+
+# A result that is this many times worse than what a rounding of its inputs explains has lost its digits, even where
+# autodiff loses them too: 1e4 units are 13 bits.
+UNITS_LOST = 1e4
+
+
+class Judgement(NamedTuple):
+    """A comparison in the user's dtype, with autodiff's own error at the same place."""
+
+    comparison: Comparison
+    autodiff_error: float
+
+
+def judge(
+    problem: Problem, place: Place, generator: np.random.Generator, *, traced: bool, stressed: bool
+) -> tuple[Comparison, ...]:
+    """The comparisons that decide at a place: against autodiff's own error, and unless stressed against conditioning.
+
+    Noise, element by element, is what one rounding of every input and of every intermediate result does, plus what
+    autodiff really does in this dtype.
+    """
+    units = [spacing(leaf.dtype) for leaf in problem.differentiated]
+    place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
+    exact = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=max(units))
+    if not _representable(problem, exact):
+        return ()
+    found = by_candidate(problem, place.point, place.cotangent, traced=traced, float64=False)
+    automatic = by_autodiff(problem, place.point, place.cotangent)
+    noise = [
+        _allowed(n, a, g, leaf.dtype)
+        for n, a, g, leaf in zip(exact.noise, automatic, exact.gradient, problem.differentiated, strict=True)
+    ]
+    comparisons = [Comparison(place, exact._replace(noise=noise), found, UNITS_IN_OWN_DTYPE)]
+    if not stressed:
+        conditioning = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=DOUBLE)
+        floor = [
+            n + unit * np.abs(g) + float(jnp.finfo(leaf.dtype).tiny)
+            for n, g, unit, leaf in zip(
+                conditioning.noise, conditioning.gradient, units, problem.differentiated, strict=True
+            )
+        ]
+        comparisons.append(Comparison(place, conditioning._replace(noise=floor), found, UNITS_LOST))
+    return tuple(comparisons)
+
+
+def _rounded_cotangent(problem: Problem, cotangent: Leaves) -> Leaves:
+    shapes = [s for s in _outputs(problem) if is_float(s)]
+    return [np.asarray(np.asarray(c, s.dtype), np.float64) for c, s in zip(cotangent, shapes, strict=True)]
+
+
+def _outputs(problem: Problem) -> list[Any]:
+    import jax
+
+    with as_the_user_runs_it():
+        return jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+
+
+def _representable(problem: Problem, exact: Truth) -> bool:
+    """Whether the user's dtypes can hold the function's values at all."""
+    limits = [float(jnp.finfo(s.dtype).max) for s in _outputs(problem) if is_float(s)]
+    return all(
+        bool(np.isfinite(o).all() and (np.abs(o) < limit).all()) for o, limit in zip(exact.outputs, limits, strict=True)
+    )
+
+
+def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dtype: Any) -> np.ndarray:
+    """The noise of one element: measured, autodiff's own, the rounding of the result, and what underflows.
+
+    Where autodiff overflows any finite answer will do; where the right value does not fit the dtype, any answer.
+    """
+    limits = jnp.finfo(dtype)
+    with np.errstate(all="ignore"):
+        own = np.abs(automatic - gradient)
+        finite = np.isfinite(own)
+        typical = np.sqrt(np.mean(np.square(own), where=finite)) if finite.any() else 0.0
+        allowed = noise + np.where(finite, own + typical, np.finfo(float).max) + float(limits.eps) * np.abs(gradient)
+    allowed = allowed + float(limits.tiny)
+    return np.where(np.abs(gradient) < 0.5 * float(limits.max), allowed, np.nan)
+
+
+def findings(problem: Problem, comparisons: list[Comparison]) -> list[Finding]:
+    """What the comparisons say, one finding a leaf: at the place where the most is lost."""
+    found = []
+    for leaf, path in enumerate(problem.paths):
+        wrong = [c for c in comparisons if c.comparable(leaf) and c.wrong(leaf).any()]
+        if not wrong:
+            continue
+        worst = max(wrong, key=lambda c: float(c.units(leaf).max() / c.limit))
+        dtype = problem.differentiated[leaf].dtype
+        bad = worst.wrong(leaf)
+        lost = ~np.isfinite(worst.answer(leaf)[bad])
+        if lost.any():
+            text = (
+                f"in {dtype} it returns NaN or infinity in {lost.sum()} of {bad.size} elements where the right value "
+                "is finite: an intermediate result overflows or divides by 0; write the rule in a form that does not"
+            )
+            found.append(worst.finding(leaf, path, "non_finite", text))
+        else:
+            text = (
+                f"the formula is right, but in {dtype} it loses its digits here, {worst.error(leaf):.1e} of the "
+                f"gradient where rounding explains {worst.rounding(leaf):.1e}: it subtracts nearly equal numbers, "
+                "underflows or computes in a narrower dtype; write it in a form that does not"
+            )
+            found.append(worst.finding(leaf, path, "precision", text))
+    return found

@@ -1,0 +1,118 @@
+"""Where a rule is judged: at the given point, around it, on kinks and under stress."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, widened
+
+# How far the logistic function, exponentials and the logits of a softmax are driven.
+STRESS = (20.0, 100.0, 1e4)
+
+
+class Place(NamedTuple):
+    """A point, the cotangent that is pulled back there, and what reports call it."""
+
+    name: str
+    point: Leaves
+    cotangent: Leaves
+
+
+def generator_of(key: Any) -> np.random.Generator:
+    """NumPy's generator seeded by a JAX key of either kind: XLA would take seconds to compile one.
+
+    Raises:
+        TypeError: if it is no key.
+    """
+    try:
+        words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+        return np.random.default_rng(np.asarray(words, np.uint32).ravel())
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"key must be a JAX random key such as jax.random.key(0), got {key!r}") from error
+
+
+def cotangent(problem: Problem, generator: np.random.Generator) -> Leaves:
+    """Normal numbers in the shapes of the outputs; 1 for a scalar function and its gradient."""
+    if problem.rule.scalar:
+        return [np.ones(())]
+    shapes = jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+    return [generator.standard_normal(leaf.shape) for leaf in shapes if is_float(leaf)]
+
+
+def size(leaf: np.ndarray) -> float:
+    """The root of the mean square of a leaf, 1 for zeros."""
+    return float(np.sqrt(np.mean(np.square(leaf)))) or 1.0
+
+
+def given(problem: Problem) -> Leaves:
+    """The point that the user gave, each number as its own dtype rounds it."""
+    return widened(problem.differentiated)
+
+
+def around(problem: Problem, generator: np.random.Generator, spread: float) -> Leaves:
+    """A point around the given one, so far away as `spread` says, relative to each leaf's own size.
+
+    Leaves of zeros move too: mistakes hide behind a bias that starts at 0.
+    """
+    return [leaf + spread * size(leaf) * generator.standard_normal(leaf.shape) for leaf in given(problem)]
+
+
+def generic(problem: Problem, generator: np.random.Generator) -> list[Place]:
+    """Points where nothing is special."""
+    points = [
+        ("near", around(problem, generator, 0.01)),
+        ("around", around(problem, generator, 0.3)),
+        ("far", around(problem, generator, 1.0)),
+        ("unit scale", [generator.standard_normal(leaf.shape) for leaf in problem.differentiated]),
+    ]
+    return [Place(name, point, cotangent(problem, generator)) for name, point in points]
+
+
+def special(problem: Problem, generator: np.random.Generator) -> list[Place]:
+    """The given point, which may lie on a kink, and one with every other number 0, where many kinks are."""
+    zeros = [leaf * (np.arange(leaf.size).reshape(leaf.shape) % 2) for leaf in given(problem)]
+    return [
+        Place("given", given(problem), cotangent(problem, generator)),
+        Place("zeros", zeros, cotangent(problem, generator)),
+    ]
+
+
+def cotangents(problem: Problem, generator: np.random.Generator) -> list[Place]:
+    """The given point with a cotangent of zeros, and with one a million times larger: a derivative is linear in it."""
+    if problem.rule.scalar:
+        return []
+    usual = cotangent(problem, generator)
+    return [
+        Place("cotangent of zeros", given(problem), [0 * leaf for leaf in usual]),
+        Place("large cotangent", given(problem), [1e6 * leaf for leaf in usual]),
+    ]
+
+
+def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
+    """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with random signs."""
+    places = []
+    count = len(problem.differentiated)
+    for step, magnitude in enumerate((None, *STRESS)):
+        turn = step % count
+        leaf = problem.differentiated[turn]
+        limits = jnp.finfo(leaf.dtype)
+        if magnitude is None:
+            magnitude = math.sqrt(float(limits.tiny))
+        if count > 1 and magnitude * 64 > float(limits.max):
+            continue
+        point = given(problem)
+        signs = generator.choice((-1.0, 1.0), leaf.shape)
+        point[turn] = magnitude * signs * generator.uniform(0.5, 1.0, leaf.shape)
+        where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
+        places.append(Place(where, rounded(problem, point), cotangent(problem, generator)))
+    return places
+
+
+def rounded(problem: Problem, point: Leaves) -> Leaves:
+    """The point as the user's dtypes hold it, in float64."""
+    with as_the_user_runs_it():
+        own = zip(point, problem.differentiated, strict=True)
+        return [np.asarray(np.asarray(leaf, given.dtype), np.float64) for leaf, given in own]

@@ -1,0 +1,199 @@
+"""What is to be judged: a function, a candidate for its derivative, and the arguments to judge it at.
+
+Everything here works on leaves. The arguments are taken apart into leaves that are differentiated, arrays that are
+handed through (data, integers, random keys) and static values (strings, Python integers, functions), and put together
+again whenever a function is called.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef, keystr
+
+Leaves = list[Any]
+
+
+class Rule(NamedTuple):
+    """A function and a candidate for its derivative, with everything about the arguments but their numbers.
+
+    Hashable where the static arguments are, so that what was compiled for it is found again.
+
+    Attributes:
+        function: (*args) -> outputs.
+        candidate: (args, cotangent) -> the gradient; the cotangent is None where the function is `scalar`.
+        answer: which of args the gradient has entries for; an int for the bare gradient of one argument.
+        scalar: whether the function's output is one number, and the candidate its gradient.
+        names: what the entries of the gradient are called in paths, in place of [0], [1], ...
+        value: (args) -> outputs as the candidate computes them, where it does.
+        treedef: the tree of args.
+        roles: of each leaf of args: "differentiated", "fixed" or "static".
+        kinds: what each leaf of args came as: "jax", "numpy" or "python".
+        static: the static leaves.
+    """
+
+    function: Callable[..., Any]
+    candidate: Callable[[tuple[Any, ...], Any], Any]
+    answer: int | tuple[int, ...]
+    scalar: bool = False
+    names: tuple[str, ...] = ()
+    value: Callable[[tuple[Any, ...]], Any] | None = None
+    treedef: PyTreeDef | None = None
+    roles: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    static: tuple[Any, ...] = ()
+
+    def arguments(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments made of these leaves."""
+        sources = {"differentiated": iter(differentiated), "fixed": iter(fixed), "static": iter(self.static)}
+        assert self.treedef is not None
+        return jax.tree.unflatten(self.treedef, [next(sources[role]) for role in self.roles])
+
+    def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
+        """The function's outputs that are floats, as leaves."""
+        outputs = self.function(*self.arguments(differentiated, fixed))
+        return [leaf for leaf in jax.tree.leaves(outputs) if is_float(leaf)]
+
+    def gradient(self, differentiated: Sequence[Any], fixed: Sequence[Any], cotangent: Sequence[Any]) -> Any:
+        """What the candidate returns, whatever that is."""
+        args = self.arguments(differentiated, fixed)
+        if self.scalar:
+            return self.candidate(args, None)
+        # Integer outputs have a cotangent of dtype float0, as everywhere in JAX.
+        outputs, tree = jax.tree.flatten(self.output_shapes(differentiated, fixed))
+        given = iter(cotangent)
+        leaves = [next(given) if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0) for leaf in outputs]
+        return self.candidate(args, tree.unflatten(leaves))
+
+    def output_shapes(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Any:
+        """The tree of the function's outputs, without their numbers."""
+        return jax.eval_shape(lambda *leaves: self.function(*self.arguments(*leaves)), differentiated, fixed)
+
+    def answer_leaves(self) -> tuple[PyTreeDef, list[str], list[bool]]:
+        """The tree that the gradient mirrors, its leaves' paths, and which of them are differentiated."""
+        assert self.treedef is not None
+        marked = jax.tree.unflatten(self.treedef, self.roles)
+        answer = marked[self.answer] if isinstance(self.answer, int) else tuple(marked[i] for i in self.answer)
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(answer)
+        return treedef, [self._path(path) for path, _ in pairs], [role == "differentiated" for _, role in pairs]
+
+    def _path(self, path: tuple[Any, ...]) -> str:
+        if self.names and path:
+            return self.names[path[0].idx] + keystr(path[1:])
+        return keystr(path)
+
+
+class Problem(NamedTuple):
+    """A rule and the numbers of its arguments, as the user runs it.
+
+    Attributes:
+        rule: the function and the candidate.
+        differentiated: the leaves that are differentiated, arrays of the user's dtype.
+        fixed: the arrays that are handed through.
+        paths: of each differentiated leaf in the gradient.
+        subject: what reports call it.
+    """
+
+    rule: Rule
+    differentiated: Leaves
+    fixed: Leaves
+    paths: list[str]
+    subject: str
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf is a real floating-point array."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: str) -> Problem:
+    """The problem of judging a rule at these arguments.
+
+    Raises:
+        TypeError: if an argument to differentiate is complex or holds nothing to differentiate, or if the outputs are
+            no real floats.
+        ValueError: if argnums are out of range, an array to differentiate is empty, not finite, or, for a scalar
+            rule, the output is no single number.
+    """
+    chosen = {number % len(args) for number in argnums}
+    roles, kinds, static, differentiated, fixed = [], [], [], [], []
+    flat, treedef = jax.tree_util.tree_flatten_with_path(args)
+    for path, leaf in flat:
+        role, kind, value = _classify(leaf, path[0].idx in chosen, keystr(path))
+        roles.append(role)
+        kinds.append(kind)
+        {"differentiated": differentiated, "fixed": fixed, "static": static}[role].append(value)
+    if not differentiated:
+        raise TypeError(f"nothing to differentiate: arguments {sorted(chosen)} hold no floating-point numbers")
+    rule = rule._replace(treedef=treedef, roles=tuple(roles), kinds=tuple(kinds), static=tuple(static))
+    _, paths, judged = rule.answer_leaves()
+    problem = Problem(rule, differentiated, fixed, [p for p, j in zip(paths, judged, strict=True) if j], subject)
+    _check_outputs(problem)
+    return problem
+
+
+def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
+    """The role of a leaf, what it came as, and the leaf, an array unless static."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        kind = "numpy"
+    elif isinstance(leaf, jax.Array):
+        kind = "jax"
+    else:
+        kind = "python"
+    number = isinstance(leaf, float | complex)
+    if kind == "python" and not (number and chosen):
+        return "static", kind, leaf
+    array = leaf if kind == "jax" else jnp.asarray(leaf)
+    if chosen and jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"argument {path} is complex; only real gradients are judged: split it into two real arrays")
+    if not (chosen and is_float(array)):
+        return "fixed", kind, array
+    if array.size == 0:
+        raise ValueError(f"argument {path} is empty, of shape {array.shape}: there is nothing to judge")
+    if not bool(jnp.isfinite(array).all()):
+        raise ValueError(f"argument {path} must be finite, got NaN or infinity")
+    return "differentiated", kind, array
+
+
+def _check_outputs(problem: Problem) -> None:
+    try:
+        outputs = problem.rule.output_shapes(problem.differentiated, problem.fixed)
+    except Exception as error:
+        raise ValueError(f"the function itself raises {type(error).__name__} at these arguments: {error}") from error
+    leaves = jax.tree.leaves(outputs)
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves):
+        raise TypeError("the function returns complex numbers; only real gradients are judged")
+    if not any(is_float(leaf) for leaf in leaves):
+        raise TypeError(f"the function must return floating-point numbers, got {jax.tree.map(str, outputs)}")
+    if problem.rule.scalar and [leaf.shape for leaf in leaves] != [()]:
+        shapes = [leaf.shape for leaf in leaves]
+        raise TypeError(
+            f"verify_gradient needs a function that returns one number, got shapes {shapes}: use verify_vjp"
+        )
+
+
+@contextlib.contextmanager
+def as_the_user_runs_it() -> Iterator[None]:
+    """The user's own settings, but that matrix products are not rounded to fewer bits than the dtype has."""
+    with jax.default_matmul_precision("highest"), jax.debug_nans(False):
+        yield
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Float64, where arrays that the user's function closes over in a narrower dtype are promoted."""
+    with as_the_user_runs_it(), jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def widened(leaves: Sequence[Any]) -> Leaves:
+    """The leaves with every float as a NumPy float64."""
+    return [np.asarray(leaf, np.float64) if is_float(leaf) else leaf for leaf in leaves]
+
+
+def spacing(dtype: Any) -> float:
+    """One unit in the last place of numbers near 1."""
+    return float(jnp.finfo(dtype).eps)
