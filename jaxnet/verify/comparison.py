@@ -67,13 +67,14 @@ class Comparison(NamedTuple):
         judged = self.judged(leaf)
         return _ratio(self.truth.noise[leaf][judged], self.truth.gradient[leaf][judged])
 
-    def finding(self, leaf: int, path: str, kind: Kind, explanation: str) -> Finding:
-        """The finding that says so, with the numbers of the worst element."""
+    def finding(self, leaf: int, path: str, kind: Kind, explanation: str, among: np.ndarray | None = None) -> Finding:
+        """The finding that says so, with the numbers of the worst element, among the wrong ones if not told."""
         if not self.comparable(leaf):
             return Finding(path, kind, explanation, where=self.place.name)
         found, expected = self.answer(leaf), self.truth.gradient[leaf]
         with np.errstate(all="ignore"):
-            distance = np.where(self.wrong(leaf), np.nan_to_num(np.abs(found - expected), nan=math.inf), -1)
+            among = self.wrong(leaf) if among is None else among
+            distance = np.where(among, np.nan_to_num(np.abs(found - expected), nan=math.inf), -1)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), distance.shape))
         return Finding(
             path,

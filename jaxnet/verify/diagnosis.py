@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.verify.comparison import Comparison
-from jaxnet.verify.evaluation import PERTURBATIONS, by_candidate, outputs_and_gradients, stacked
-from jaxnet.verify.mutants import simulations
-from jaxnet.verify.problem import Leaves, Problem, widened
+from jaxnet.verify.evaluation import DOUBLE, PERTURBATIONS, by_candidate, narrowest, outputs_and_gradients, stacked
+from jaxnet.verify.mutants import INTRUDERS, SUBSTITUTES, simulations
+from jaxnet.verify.problem import Leaves, Problem
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]
@@ -57,14 +57,18 @@ def _diagnose(evidence: Evidence, leaf: int, simulated: Any) -> Verdict:
             return verdict
     if max(c.error(leaf) for c in shown) < 1e-5:
         return _lost_digits(shown, leaf)
+    verdict = _elementwise(evidence, leaf, shown)
+    if verdict:
+        return verdict
     for verdict, answers in simulated():
         if _explains(shown, leaf, answers):
             return verdict
-    return _by_example(evidence, leaf, shown) or _some_elements(shown, leaf) or _unknown()
-
-
-def _unknown() -> Verdict:
-    return "unknown", "the gradient is wrong, and no mistake that is simulated here explains it"
+    return (
+        _by_example(evidence, leaf, shown)
+        or _narrow(evidence, leaf, shown)
+        or _some_elements(shown, leaf)
+        or ("unknown", "the gradient is wrong, and no mistake that is simulated here explains it")
+    )
 
 
 def _explained(comparison: Comparison, leaf: int, hypothesis: np.ndarray) -> bool:
@@ -109,23 +113,28 @@ def _nonlinear(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdic
     if evidence.problem.rule.scalar:
         return None
     here = shown[0]
-    double = [2 * c for c in here.place.cotangent]
-    try:
-        twice = by_candidate(
-            evidence.problem, here.place.point, double, traced=evidence.traced, float64=evidence.float64
-        )[leaf]
-    except Exception:  # reported where the candidate is called first
-        return None
-    once = here.answer(leaf)
-    twice = np.zeros_like(once) if twice is None else twice
+
+    def times(factor: float) -> np.ndarray:
+        scaled = [factor * c for c in here.place.cotangent]
+        answer = by_candidate(
+            evidence.problem, here.place.point, scaled, traced=evidence.traced, float64=evidence.float64
+        )
+        return here._replace(candidate=answer).answer(leaf)
+
+    once, twice, opposite = here.answer(leaf), times(2.0), times(-1.0)
     slack = 4 * OF_THE_NOISE * np.linalg.norm(here.truth.noise[leaf]) + 1e-9 * np.linalg.norm(once)
-    if np.linalg.norm(twice - 2 * once) <= slack:
-        return None
-    if np.linalg.norm((twice - once) - here.truth.gradient[leaf]) <= slack:
-        return None  # a term that does not depend on the cotangent was added
-    if np.linalg.norm(twice - once) <= slack:
+
+    def same(a: np.ndarray, b: np.ndarray) -> bool:
+        return bool(np.linalg.norm(a - b) <= slack)
+
+    if (same(twice, 2 * once) and same(opposite, -once)) or same(twice - once, here.truth.gradient[leaf]):
+        return None  # linear, or a term that does not depend on the cotangent was added
+    if same(twice, once) and same(opposite, once):
         return "nonlinear", "the cotangent is ignored: multiply by it, the chain rule's factor from above"
-    return "nonlinear", "twice the cotangent does not give twice the gradient: a derivative is linear in the cotangent"
+    return "nonlinear", (
+        "twice the cotangent does not give twice the gradient, or its opposite the opposite: a derivative is linear in "
+        "the cotangent"
+    )
 
 
 def _proportional(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
@@ -211,10 +220,18 @@ def _extra_term(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdi
             if not _explained(comparison, leaf, comparison.truth.gradient[leaf] + factor * term):
                 break
             factors.append(factor)
-        if len(factors) == len(shown) and np.allclose(factors, factors[0], rtol=1e-3):
-            return "extra_term", (
-                f"an extra term is added: {factors[0]:.4g} times {name}" + ", as weight decay does" * (name == "itself")
-            )
+        if len(factors) < len(shown):
+            continue
+        upstream = [float(c.place.cotangent[0]) if c.place.cotangent[0].ndim == 0 else 1.0 for c in shown]
+        for k, through in ((np.array(factors), ""), (np.array(factors) / upstream, ", times the cotangent")):
+            if np.allclose(k, k[0], rtol=1e-3):
+                if name == "the cotangent" and math.isclose(k[0], -1, rel_tol=1e-3):
+                    return (
+                        "partial",
+                        "the path that hands the cotangent on as it is, such as a skip connection's, is missing",
+                    )
+                decay = ", as weight decay does" * (name == "itself")
+                return "extra_term", f"an extra term is added: {k[0]:.4g} times {name}{through}{decay}"
     return None
 
 
@@ -280,6 +297,65 @@ def _simulated(evidence: Evidence) -> list[tuple[Verdict, dict[int, Leaves]]]:
     return [simulation for _, simulation in found]
 
 
+def _elementwise(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
+    """For a = g(z), and for a leaf in the form of a loss's logits: what is written in place of g', or on top of it."""
+    outputs = shown[0].truth.outputs
+    shape = shown[0].truth.gradient[leaf].shape
+    pairs = [(c, c.truth.gradient[leaf]) for c in shown]
+    for text, factor in INTRUDERS:
+        if all(_explained(c, leaf, g * np.asarray(factor(c.place.point[leaf]))) for c, g in pairs):
+            return "activation", f"{text} derivative is multiplied on, and the rest of the gradient contains it already"
+    if (
+        evidence.problem.rule.scalar
+        or len(outputs) != 1
+        or len(evidence.problem.paths) != 1
+        or outputs[0].shape != shape
+    ):
+        return None
+
+    diagonals = [_diagonal(evidence.problem, c) for c in shown[:2]]
+    if all(d is not None and _explained(c, leaf, d) for c, d in zip(shown, diagonals, strict=False)):
+        return "partial", "only the diagonal of the Jacobian is there: each output depends on several inputs"
+
+    def slope(z: Any) -> Any:
+        _, gradients = outputs_and_gradients(evidence.problem, stacked([np.asarray(z)]), stacked([np.ones(shape)]))
+        return gradients[0][0]
+
+    for text, substitute in SUBSTITUTES:
+        with np.errstate(all="ignore"):
+            hypotheses = [
+                c.place.cotangent[0] * np.asarray(substitute(c.place.point[leaf], c.truth.outputs[0], slope))
+                for c in shown
+            ]
+        if all(_explained(c, leaf, h) for c, h in zip(shown, hypotheses, strict=True)):
+            return "activation", f"the derivative {text}"
+    return None
+
+
+def _diagonal(problem: Problem, comparison: Comparison) -> np.ndarray | None:
+    """The gradient of an output by its own input, as if the function acted element by element."""
+    (cotangent,) = comparison.place.cotangent
+    if cotangent.size > LARGEST_BATCH:
+        return None
+    answers = _masked(
+        problem, comparison, [np.eye(1, cotangent.size, k).reshape(cotangent.shape) for k in range(cotangent.size)]
+    )
+    return np.array([answer[0].flat[k] for k, answer in enumerate(answers)]).reshape(cotangent.shape)
+
+
+def _narrow(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
+    """The candidate rounds to a narrower dtype than the user's, and that explains how far it is off."""
+    if not evidence.traced or not evidence.float64:
+        return None
+    unit = narrowest(evidence.problem, shown[0].place.cotangent)
+    if unit <= DOUBLE or max(c.error(leaf) for c in shown) > 64 * unit:
+        return None
+    return (
+        "precision",
+        f"it is right to {unit:.0e} and no further: part of it is rounded to a dtype of that spacing inside",
+    )
+
+
 # Mistakes with a batch -----------------------------------------------------------------------------------------------
 
 
@@ -295,18 +371,22 @@ def _examples(evidence: Evidence, comparison: Comparison) -> list[Leaves]:
     m = len(cotangent[0])
     if not 2 <= m <= LARGEST_BATCH:
         return []
+    rows = np.eye(m)
+    return _masked(problem, comparison, [row.reshape(-1, *[1] * (cotangent[0].ndim - 1)) for row in rows])
+
+
+def _masked(problem: Problem, comparison: Comparison, masks: list[np.ndarray]) -> list[Leaves]:
+    """The gradient for the cotangent under each mask."""
     found: list[Leaves] = []
     points = stacked(comparison.place.point)
-    for start in range(0, m, 1 + PERTURBATIONS):
-        rows = [min(start + k, m - 1) for k in range(1 + PERTURBATIONS)]
-        masks = [np.stack([np.where(_row(c, row), c, 0) for row in rows]) for c in cotangent]
-        _, gradients = outputs_and_gradients(problem, points, masks)
-        found += [[g[k] for g in gradients] for k in range(min(1 + PERTURBATIONS, m - start))]
+    together = 1 + PERTURBATIONS
+    for start in range(0, len(masks), together):
+        some = masks[start : start + together]
+        filled = some + [some[-1]] * (together - len(some))
+        cotangents = [np.stack([mask * c for mask in filled]) for c in comparison.place.cotangent]
+        _, gradients = outputs_and_gradients(problem, points, cotangents)
+        found += [[g[k] for g in gradients] for k in range(len(some))]
     return found
-
-
-def _row(array: np.ndarray, row: int) -> np.ndarray:
-    return (np.arange(len(array)) == row).reshape(-1, *[1] * (array.ndim - 1))
 
 
 def _by_example(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
@@ -353,6 +433,8 @@ def _shape(evidence: Evidence, leaf: int) -> Verdict:
     if found.ndim == expected.ndim == 2 and found.shape == expected.shape[::-1]:
         more = "" if all_equal(np.transpose) else ", and not only that"
         return "transpose", f"{differ}: it is transposed{more}; swap the factors of the matrix product"
+    if found.size == expected.size and all_equal(lambda x: x.reshape(expected.shape)):
+        return "shape", f"{differ}: the numbers are right, reshape them"
     extra = found.ndim - expected.ndim
     if extra > 0 and found.shape[extra:] == expected.shape:
         axes = tuple(range(extra))
@@ -360,8 +442,6 @@ def _shape(evidence: Evidence, leaf: int) -> Verdict:
             return "missing_reduction", f"{differ}: sum over the {'batch axis' if extra == 1 else 'batch axes'}"
         if all_equal(lambda x: x.mean(axis=axes)):
             return "missing_reduction", f"{differ}: take the mean over the batch axis"
-    if found.size == expected.size and all_equal(lambda x: x.reshape(expected.shape)):
-        return "shape", f"{differ}: the numbers are right, reshape them"
     for axis in range(found.ndim):
         if np.delete(found.shape, axis).tolist() == list(expected.shape) and all_equal(lambda x, a=axis: x.sum(axis=a)):
             return "missing_reduction", f"{differ}: sum over axis {axis}"

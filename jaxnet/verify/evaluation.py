@@ -210,9 +210,7 @@ def truth(
 
     def nudges(spacings: np.ndarray) -> np.ndarray:
         signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, len(spacings)))
-        return np.concatenate(
-            [np.zeros((1, len(spacings))), signs * np.maximum(spacings * (spacings > DOUBLE), inside)]
-        )
+        return np.concatenate([np.zeros((1, len(spacings))), signs * np.maximum(np.round(inside / spacings), 1)])
 
     points = [perturbed(leaf, unit) for leaf, unit in zip(point, at_inputs, strict=True)]
     cotangents = [perturbed(leaf, max(at_inputs) if len(point) else inside) for leaf in cotangent]

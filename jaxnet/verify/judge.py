@@ -239,10 +239,10 @@ def _at_kinks(trial: Trial, comparison: Comparison, leaves: list[int], notes: li
     problem, findings = trial.problem, []
     beside = kinks.slopes(problem, comparison.place, trial.generator, 2)
     for rounds in (6, 24):
-        if any((comparison.wrong(i) & ~kinks.between(comparison, i, beside)).any() for i in leaves):
+        if any(kinks.outside(comparison, i, beside).any() for i in leaves):
             beside = beside.joined(kinks.slopes(problem, comparison.place, trial.generator, rounds))
     for i in leaves:
-        bad = comparison.wrong(i) & ~kinks.between(comparison, i, beside)
+        bad = kinks.outside(comparison, i, beside)
         convention = kinks.convention(comparison, i, problem.paths[i], beside)
         if not bad.any():
             notes += [convention] if convention else []
@@ -251,12 +251,12 @@ def _at_kinks(trial: Trial, comparison: Comparison, leaves: list[int], notes: li
             findings.append(comparison.finding(i, problem.paths[i], "non_finite", text))
         elif (bad & beside.kinked[i]).any():
             text = f"outside the one-sided slopes of a kink; {convention}; any value between them is right"
-            findings.append(comparison.finding(i, problem.paths[i], "kink", text))
+            findings.append(comparison.finding(i, problem.paths[i], "kink", text, bad))
         else:
             ((kind, text),) = diagnose(Evidence(problem, (comparison,), trial.traced, not trial.native), [i]).values()
             if _tiny(trial, comparison, i):
                 kind, text = "precision", "the derivative is lost: it is tiny here beside its size elsewhere, but not 0"
-            findings.append(comparison.finding(i, problem.paths[i], kind, text + "; right at generic points"))
+            findings.append(comparison.finding(i, problem.paths[i], kind, text + "; right at generic points", bad))
     return findings
 
 
@@ -271,11 +271,15 @@ def _tiny(trial: Trial, comparison: Comparison, leaf: int) -> bool:
 def _numerics(trial: Trial, given: Place) -> list[Finding]:
     """Rule 2, at the given point, around it and under stress."""
     problem, generator = trial.problem, trial.generator
+    if not trial.differentiable:
+        return []
     comparisons = []
     if not trial.native:
-        far = Place("around", points.around(problem, generator, 0.3), points.cotangent(problem, generator))
-        for place in (given, far._replace(point=points.rounded(problem, far.point))):
-            comparisons += numerics.judge(problem, place, generator, traced=trial.traced, stressed=False)
+        kinked = kinks.slopes(problem, given, generator, 2).kinked
+        comparisons += numerics.judge(problem, given, generator, traced=trial.traced, stressed=False, kinked=kinked)
+        point = points.rounded(problem, points.around(problem, generator, 0.3))
+        around = Place("around", point, points.cotangent(problem, generator))
+        comparisons += numerics.judge(problem, around, generator, traced=trial.traced, stressed=False)
     for place in points.stressed(problem, generator):
         comparisons += numerics.judge(problem, place, generator, traced=trial.traced, stressed=True)
     return numerics.findings(problem, comparisons)

@@ -60,13 +60,17 @@ def _largest(low: np.ndarray, high: np.ndarray) -> float:
     return float(sizes.max(initial=0, where=np.isfinite(sizes)))
 
 
-def between(comparison: Comparison, leaf: int, beside: Slopes) -> np.ndarray:
-    """The elements that lie between the slopes right beside the point, or that agree with them where they agree."""
+def outside(comparison: Comparison, leaf: int, beside: Slopes) -> np.ndarray:
+    """The elements that are wrong or on a kink, and not between the slopes right beside the point.
+
+    Autodiff itself may be wrong in a point, as where `jnp.where` singles it out; its neighbours are not.
+    """
     low, high = beside.lowest[leaf], beside.highest[leaf]
     found = comparison.answer(leaf)
     slack = SMOOTH * _largest(low, high)
     with np.errstate(all="ignore"):
-        return (found >= low - slack) & (found <= high + slack)
+        between = (found >= low - slack) & (found <= high + slack)
+    return (comparison.wrong(leaf) | beside.kinked[leaf]) & comparison.judged(leaf) & ~between
 
 
 def convention(comparison: Comparison, leaf: int, path: str, beside: Slopes) -> str:

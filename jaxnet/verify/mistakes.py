@@ -755,13 +755,6 @@ def float32_bias_gradient_for_float16(ct, x, W, b):
     return dx, dW, at_least_float32(delta).sum(axis=0)
 
 
-@planted("dtype", of=DENSE._replace(area="dtype"))
-def double_precision_from_numpy(ct, x, W, b):
-    """NumPy returns float64 for a float32 argument."""
-    dx, dW, db = dense_rule(ct, x, W, b)
-    return dx, dW, np.asarray(db, np.float64)
-
-
 # impure --------------------------------------------------------------------------------------------------------------
 
 calls = itertools.count()

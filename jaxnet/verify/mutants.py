@@ -22,8 +22,8 @@ from jaxnet.verify.problem import Leaves, Problem, Rule, in_float64, is_float, w
 from jaxnet.verify.report import Kind
 
 NONLINEAR = {
-    "tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "sin", "cos", "max", "min", "erf", "erfc", "abs",
-    "integer_pow", "pow", "square", "sqrt", "rsqrt", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "clamp",
+    "tanh", "logistic", "exp", "exp2", "expm1", "log1p", "sin", "cos", "max", "min", "erf", "erfc", "abs",
+    "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "clamp",
 }  # fmt: skip
 
 # What people write in place of g'(z), where a = g(z).
@@ -39,6 +39,7 @@ SUBSTITUTES: tuple[tuple[str, Callable[[Array, Array, Callable[[Array], Array]],
     ("is replaced by z(1 - z): the a in a(1 - a) is the output", lambda z, a, slope: z * (1 - z)),
     ("is replaced by 1{z > 0}, that of ReLU", lambda z, a, slope: (z > 0).astype(z.dtype)),
     ("is replaced by 1{z < 0}", lambda z, a, slope: (z < 0).astype(z.dtype)),
+    ("is replaced by that of a leaky ReLU", lambda z, a, slope: jnp.where(z > 0, 1.0, 0.01)),
     ("is replaced by the sigmoid's", lambda z, a, slope: jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)),
     ("is replaced by that of tanh", lambda z, a, slope: 1 - jnp.tanh(z) ** 2),
 )
@@ -98,14 +99,17 @@ def _scaled(value: Array, factor: Any) -> Array:
 class _Surgeon:
     """Runs the equations of a function with the derivative changed as θ says."""
 
-    def __init__(self, slots: _Slots) -> None:
+    def __init__(self, slots: _Slots, inputs_of_activations: list[Array]) -> None:
         self.slots = slots
+        # The z of every activation in the function, computed beforehand.
+        self.inputs_of_activations = inputs_of_activations
         # The outputs of activations with their inputs; kept alive, since they are found by identity.
         self.activations: list[tuple[Array, Array]] = []
 
     def visit(self, equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
         name = equation.params.get("name", equation.primitive.name)
-        changing = [i for i, v in enumerate(equation.invars) if not isinstance(v, Literal) and is_float(v.aval)]
+        changing = _changing(equation)
+        originals = list(inputs)
         if len(changing) > 1 and inner(equation) is None:
             for i in changing:
                 text = f"one path of the chain rule is missing: through operand {i + 1} of `{name}`"
@@ -113,25 +117,20 @@ class _Surgeon:
         outputs = run(*inputs)
         if not changing or not all(is_float(v.aval) for v in equation.outvars):
             return outputs
-        if self._is_activation(equation, changing):
-            outputs = [self._activation(equation, inputs, changing[0], outputs[0], run, name)]
+        activates = _is_activation(equation)
+        if activates:
+            outputs = [self._activation(equation, inputs, changing[0], outputs[0], name)]
         elif equation.primitive.name == "dot_general":
-            outputs = [self._product(equation, inputs, outputs[0])]
+            outputs = [self._product(equation, inputs, originals, outputs[0])]
         if inner(equation) is None and equation.primitive.name not in ("broadcast_in_dim", "transpose", "reshape"):
             outputs = [self._signed(output, name) for output in outputs]
         if equation.primitive.name in ("dot_general", "add", "add_any"):
             outputs = [self._intruded(output) for output in outputs]
+        if activates:
+            self.activations.append((outputs[0], originals[changing[0]]))
         return outputs
 
-    def _is_activation(self, equation: JaxprEqn, changing: list[int]) -> bool:
-        if equation.primitive.name not in NONLINEAR or len(changing) != 1 or len(equation.outvars) != 1:
-            return False
-        before, after = equation.invars[changing[0]].aval, equation.outvars[0].aval
-        return (before.shape, before.dtype) == (after.shape, after.dtype)
-
-    def _activation(
-        self, equation: JaxprEqn, inputs: list[Any], which: int, a: Array, run: Callable[..., list[Any]], name: str
-    ) -> Array:
+    def _activation(self, equation: JaxprEqn, inputs: list[Any], which: int, a: Array, name: str) -> Array:
         z = inputs[which]
 
         def g(z: Array) -> Array:
@@ -149,13 +148,16 @@ class _Surgeon:
         for text, substitute in SUBSTITUTES:
             amount = self.slots.take(0.0, ("activation", f"the derivative of `{name}` {text}", 1.0))
             a = a + amount * (substitute(*here, slope) - right) * step
-        self.activations.append((a, z))
+        for other in self.inputs_of_activations:
+            if other.shape == z.shape:
+                text = f"the derivative of `{name}` is taken at the z of another layer"
+                a = a + self.slots.take(0.0, ("activation", text, 1.0)) * (slope(stop_gradient(other)) - right) * step
         return a
 
-    def _product(self, equation: JaxprEqn, inputs: list[Any], output: Array) -> Array:
+    def _product(self, equation: JaxprEqn, inputs: list[Any], originals: list[Any], output: Array) -> Array:
         """A matrix product whose backward pass uses the transpose, or z in place of a."""
-        left, right = inputs
-        for i, (one, other) in enumerate(((left, right), (right, left))):
+        for i in (0, 1):
+            one, other = inputs[i], originals[1 - i]
             step = one - stop_gradient(one)
             if other.ndim == 2 and other.shape[0] == other.shape[1]:
                 amount = self.slots.take(
@@ -192,6 +194,33 @@ class _Surgeon:
         return output
 
 
+def _changing(equation: JaxprEqn) -> list[int]:
+    """Which operands carry a derivative."""
+    return [i for i, v in enumerate(equation.invars) if not isinstance(v, Literal) and is_float(v.aval)]
+
+
+def _is_activation(equation: JaxprEqn) -> bool:
+    """Whether the equation may be an activation: one operand, one result of the same shape, not linear."""
+    changing = _changing(equation)
+    if equation.primitive.name not in NONLINEAR or len(changing) != 1 or len(equation.outvars) != 1:
+        return False
+    before, after = equation.invars[changing[0]].aval, equation.outvars[0].aval
+    return (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+def _operate(program: Any, slots: _Slots, leaves: list[Any]) -> list[Any]:
+    """Runs the function twice: to see what its activations act on, and with its derivative changed."""
+    seen: list[Array] = []
+
+    def look(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+        if _is_activation(equation):
+            seen.append(stop_gradient(inputs[_changing(equation)[0]]))
+        return run(*inputs)
+
+    interpret(program, leaves, look)
+    return interpret(program, leaves, _Surgeon(slots, seen).visit)
+
+
 def plain(program: Any, inputs: list[Any]) -> list[Any]:
     """What a program computes."""
     return interpret(program, inputs, lambda equation, values, run: run(*values))
@@ -202,12 +231,12 @@ def _mutants(rule: Rule, differentiated: tuple[Any, ...], fixed: tuple[Any, ...]
     shapes = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in (differentiated, fixed)]
     traced = jax.make_jaxpr(rule.outputs)(*shapes)
     slots = _Slots()
-    jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), _Surgeon(slots).visit), *shapes)
+    jax.eval_shape(lambda *leaves: _operate(traced, slots, jax.tree.leaves(leaves)), *shapes)
 
     @jax.jit
     def gradient(point: Leaves, fixed: Leaves, cotangent: Leaves, theta: Array) -> Leaves:
         def outputs(point: Leaves) -> Leaves:
-            return interpret(traced, [*point, *fixed], _Surgeon(_Slots(theta)).visit)
+            return _operate(traced, _Slots(theta), [*point, *fixed])
 
         values, pull = jax.vjp(outputs, point)
         return pull([c.astype(v.dtype) for c, v in zip(cotangent, values, strict=True)])[0]

@@ -27,12 +27,18 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    problem: Problem, place: Place, generator: np.random.Generator, *, traced: bool, stressed: bool
+    problem: Problem,
+    place: Place,
+    generator: np.random.Generator,
+    *,
+    traced: bool,
+    stressed: bool,
+    kinked: Leaves | None = None,
 ) -> tuple[Comparison, ...]:
     """The comparisons that decide at a place: against autodiff's own error, and unless stressed against conditioning.
 
     Noise, element by element, is what one rounding of every input and of every intermediate result does, plus what
-    autodiff really does in this dtype.
+    autodiff really does in this dtype. Elements on a kink are left out.
     """
     units = [spacing(leaf.dtype) for leaf in problem.differentiated]
     place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
@@ -42,16 +48,18 @@ def judge(
     found = by_candidate(problem, place.point, place.cotangent, traced=traced, float64=False)
     automatic = by_autodiff(problem, place.point, place.cotangent)
     noise = [
-        _allowed(n, a, g, leaf.dtype)
+        _allowed(n, a, g, leaf.dtype, place.tiny)
         for n, a, g, leaf in zip(exact.noise, automatic, exact.gradient, problem.differentiated, strict=True)
     ]
+    if kinked is not None:
+        noise = [np.where(kink, np.nan, n) for kink, n in zip(kinked, noise, strict=True)]
     comparisons = [Comparison(place, exact._replace(noise=noise), found, UNITS_IN_OWN_DTYPE)]
     if not stressed:
         conditioning = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=DOUBLE)
         floor = [
-            n + unit * np.abs(g) + float(jnp.finfo(leaf.dtype).tiny)
-            for n, g, unit, leaf in zip(
-                conditioning.noise, conditioning.gradient, units, problem.differentiated, strict=True
+            np.where(np.isfinite(k), n + unit * np.abs(g) + float(jnp.finfo(leaf.dtype).tiny), np.nan)
+            for k, n, g, unit, leaf in zip(
+                noise, conditioning.noise, conditioning.gradient, units, problem.differentiated, strict=True
             )
         ]
         comparisons.append(Comparison(place, conditioning._replace(noise=floor), found, UNITS_LOST))
@@ -78,10 +86,11 @@ def _representable(problem: Problem, exact: Truth) -> bool:
     )
 
 
-def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dtype: Any) -> np.ndarray:
+def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dtype: Any, tiny: bool) -> np.ndarray:
     """The noise of one element: measured, autodiff's own, the rounding of the result, and what underflows.
 
-    Where autodiff overflows any finite answer will do; where the right value does not fit the dtype, any answer.
+    Where autodiff overflows any finite answer will do; where the right value does not fit the dtype, or autodiff fails
+    because squares underflow, any answer.
     """
     limits = jnp.finfo(dtype)
     with np.errstate(all="ignore"):
@@ -90,7 +99,7 @@ def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dty
         typical = np.sqrt(np.mean(np.square(own), where=finite)) if finite.any() else 0.0
         allowed = noise + np.where(finite, own + typical, np.finfo(float).max) + float(limits.eps) * np.abs(gradient)
     allowed = allowed + float(limits.tiny)
-    return np.where(np.abs(gradient) < 0.5 * float(limits.max), allowed, np.nan)
+    return np.where((np.abs(gradient) < 0.5 * float(limits.max)) & (finite | (not tiny)), allowed, np.nan)
 
 
 def findings(problem: Problem, comparisons: list[Comparison]) -> list[Finding]:

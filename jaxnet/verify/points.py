@@ -14,11 +14,19 @@ STRESS = (20.0, 100.0, 1e4)
 
 
 class Place(NamedTuple):
-    """A point, the cotangent that is pulled back there, and what reports call it."""
+    """Where a rule is judged.
+
+    Attributes:
+        name: what reports call it.
+        point: the differentiated leaves.
+        cotangent: what is pulled back there.
+        tiny: whether the numbers are so small that their squares underflow.
+    """
 
     name: str
     point: Leaves
     cotangent: Leaves
+    tiny: bool = False
 
 
 def generator_of(key: Any) -> np.random.Generator:
@@ -55,9 +63,25 @@ def given(problem: Problem) -> Leaves:
 def around(problem: Problem, generator: np.random.Generator, spread: float) -> Leaves:
     """A point around the given one, so far away as `spread` says, relative to each leaf's own size.
 
-    Leaves of zeros move too: mistakes hide behind a bias that starts at 0.
+    Leaves of zeros move too: mistakes hide behind a bias that starts at 0. Numbers of one sign keep it, and move by a
+    factor: they may be probabilities or lengths.
     """
-    return [leaf + spread * size(leaf) * generator.standard_normal(leaf.shape) for leaf in given(problem)]
+
+    def moved(leaf: np.ndarray) -> np.ndarray:
+        steps = spread * generator.standard_normal(leaf.shape)
+        return leaf * np.exp(steps) if one_signed(leaf) else leaf + size(leaf) * steps
+
+    return [moved(leaf) for leaf in given(problem)]
+
+
+def one_signed(leaf: np.ndarray) -> bool:
+    """Whether all numbers of a leaf of several are positive, or all negative."""
+    return leaf.size > 1 and bool((leaf > 0).all() or (leaf < 0).all())
+
+
+def _with_signs_of(leaf: np.ndarray, magnitudes: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The magnitudes with random signs, or with the leaf's where it has but one."""
+    return np.abs(magnitudes) * (np.sign(leaf) if one_signed(leaf) else signs)
 
 
 def generic(problem: Problem, generator: np.random.Generator) -> list[Place]:
@@ -66,14 +90,21 @@ def generic(problem: Problem, generator: np.random.Generator) -> list[Place]:
         ("near", around(problem, generator, 0.01)),
         ("around", around(problem, generator, 0.3)),
         ("far", around(problem, generator, 1.0)),
-        ("unit scale", [generator.standard_normal(leaf.shape) for leaf in problem.differentiated]),
+        ("unit scale", [_of_unit_scale(leaf, generator) for leaf in given(problem)]),
     ]
     return [Place(name, point, cotangent(problem, generator)) for name, point in points]
 
 
+def _of_unit_scale(leaf: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    numbers = generator.standard_normal(leaf.shape)
+    return _with_signs_of(leaf, numbers, np.sign(numbers))
+
+
 def special(problem: Problem, generator: np.random.Generator) -> list[Place]:
     """The given point, which may lie on a kink, and one with every other number 0, where many kinks are."""
-    zeros = [leaf * (np.arange(leaf.size).reshape(leaf.shape) % 2) for leaf in given(problem)]
+    zeros = [
+        leaf if one_signed(leaf) else leaf * (np.arange(leaf.size).reshape(leaf.shape) % 2) for leaf in given(problem)
+    ]
     return [
         Place("given", given(problem), cotangent(problem, generator)),
         Place("zeros", zeros, cotangent(problem, generator)),
@@ -105,9 +136,9 @@ def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
             continue
         point = given(problem)
         signs = generator.choice((-1.0, 1.0), leaf.shape)
-        point[turn] = magnitude * signs * generator.uniform(0.5, 1.0, leaf.shape)
+        point[turn] = _with_signs_of(point[turn], magnitude * generator.uniform(0.5, 1.0, leaf.shape), signs)
         where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
-        places.append(Place(where, rounded(problem, point), cotangent(problem, generator)))
+        places.append(Place(where, rounded(problem, point), cotangent(problem, generator), magnitude < 1))
     return places
 
 

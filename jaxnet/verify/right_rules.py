@@ -595,9 +595,9 @@ def quotient(ct, x, y):
 
 @right(of=Subject("elementary", lambda x: jnp.log1p(jnp.expm1(x) ** 2), positive))
 def reformulated_with_expm1(ct, x):
-    """2u(u + 1)/(1 + u²) with u = e^x - 1, divided by u² so that no square overflows."""
+    """2u(u + 1)/(1 + u²) with u = e^x - 1; divided by u² where u is large, so that no square overflows."""
     u = jnp.expm1(x)
-    return (ct * 2 * (1 + 1 / u) / (1 + 1 / u**2),)
+    return (ct * 2 * jnp.where(u < 1, u * (u + 1) / (1 + u**2), (1 + 1 / u) / (1 + 1 / u**2)),)
 
 
 @right(of=Subject("elementary", jnp.sin, lambda g, scale: (normal(g, m, n_in, scale=scale),)))

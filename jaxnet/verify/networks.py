@@ -1,0 +1,183 @@
+"""Judges layers and networks: backward against autodiff of forward, and every part alone."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnet.layers import Layer, map_layers
+from jaxnet.losses import Loss
+from jaxnet.network import cost, cost_and_gradient
+from jaxnet.verify.judge import judge
+from jaxnet.verify.points import generator_of
+from jaxnet.verify.problem import Rule, state
+from jaxnet.verify.report import Finding, Report
+
+
+class _Forward(NamedTuple):
+    """A layer's forward pass as a function of (params, inputs)."""
+
+    layer: Layer
+
+    def __call__(self, params: Any, inputs: Any) -> Any:
+        return self.layer.forward(params, inputs)[0]
+
+
+class _Backward(NamedTuple):
+    """A layer's backward pass as a candidate."""
+
+    layer: Layer
+
+    def __call__(self, args: tuple[Any, ...], cotangent: Any) -> Any:
+        params, inputs = args
+        _, cache = self.layer.forward(params, inputs)
+        answer = self.layer.backward(params, cache, cotangent)
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            return answer
+        grad_inputs, grad_params = answer
+        return grad_params, grad_inputs
+
+
+class _CostGradient(NamedTuple):
+    """The gradient of a network's cost as a candidate."""
+
+    network: Layer
+    loss: Loss
+
+    def __call__(self, args: tuple[Any, ...], cotangent: Any) -> Any:
+        return cost_and_gradient(self.network, self.loss)(*args)[1]
+
+
+class _LossGradient(NamedTuple):
+    """The gradient of a loss of each example as a candidate; the targets have none."""
+
+    loss: Loss
+
+    def __call__(self, args: tuple[Any, ...], cotangent: Any) -> Any:
+        z, y = args
+        return cotangent[..., None] * self.loss.gradient(z, y), None
+
+
+class Part(NamedTuple):
+    """A leaf of a network with what enters it."""
+
+    path: str
+    layer: Layer
+    params: Any
+    inputs: Any
+
+
+def verify_layer(layer: Layer, inputs: Any, *, key: Array, native: bool = False) -> Report:
+    """Judges a layer's backward against autodiff of its forward, ∂L/∂params and ∂L/∂inputs, as `verify_vjp` does.
+
+    The parameters are those of `layer.init(key)` and others around them, so that a bias that starts at 0 hides nothing.
+
+    Args:
+        layer: a leaf or a composite.
+        inputs: what forward takes, of the shape and dtype that it will be run with.
+        key: of the parameters and the random points.
+        native: whether the layer runs in the dtypes of inputs and parameters only, and never in float64.
+
+    Returns:
+        A report, true if nothing is wrong; its paths begin with `params` and `inputs`.
+
+    Raises:
+        TypeError: if the outputs are no real floats, or key is no key.
+        ValueError: if init or forward raises, or the inputs are empty or not finite.
+    """
+    return _judge(Part("", layer, layer.init(key), inputs), key, native)
+
+
+def _judge(part: Part, key: Array, native: bool) -> Report:
+    layer = part.layer
+    names = (part.path or "params", f"{part.path} inputs".strip())
+    rule = Rule(_Forward(layer), _Backward(layer), (0, 1), names=names)
+    return judge(state(rule, (part.params, part.inputs), (0, 1), layer.name), key, native=native)
+
+
+def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, native: bool = False) -> Report:
+    """Judges the gradient of a network's cost, and each part alone: every leaf's backward, and the loss's gradient.
+
+    Errors flow backwards: one wrong leaf makes the gradients of all leaves before it wrong. The findings therefore
+    begin with the parts that are wrong by themselves, counted from the output.
+
+    Args:
+        network: the network; its parameters are those of `network.init(key)` and others around them.
+        loss: its loss.
+        x: inputs, (m, n_in).
+        y: targets.
+        key: of the parameters and the random points.
+        native: whether everything runs in the dtypes of x and the parameters only, and never in float64.
+
+    Returns:
+        A report, true if nothing is wrong.
+
+    Raises:
+        TypeError: if the outputs are no real floats, or key is no key.
+        ValueError: if init or forward raises, or x is empty or not finite.
+    """
+    params = network.init(key)
+    rule = Rule(cost(network, loss), _CostGradient(network, loss), 0, scalar=True)
+    whole = judge(state(rule, (params, x, y), (0,), f"{network.name}, {loss.name}"), key, native=native)
+    outputs, _ = network.forward(params, x)
+    rule = Rule(loss.value, _LossGradient(loss), (0, 1), names=("z", "y"))
+    of_loss = judge(state(rule, (outputs, loss.targets(outputs, y)), (0,), loss.name), key, native=native)
+    parts = [of_loss, *(_judge(part, key, native) for part in _parts_from_the_output(network, params, x, key))]
+    alone = [finding._replace(part=part.subject) for part in parts for finding in part.findings]
+    return Report(
+        whole.subject,
+        (*alone, *(_following(finding, alone) for finding in whole.findings)),
+        whole.leaves | {f"{part.subject} {path}": units for part in parts for path, units in part.leaves.items()},
+        tuple(dict.fromkeys([*whole.notes, *(f"{part.subject}: {note}" for part in parts for note in part.notes)])),
+        whole.conditions | {"parts judged alone": str(len(parts))},
+    )
+
+
+def _following(finding: Finding, alone: list[Finding]) -> Finding:
+    """A finding about the whole, with the part to look at."""
+    if alone:
+        advice = f"{alone[0].part} is wrong by itself at {alone[0].path}: mend that first"
+    else:
+        advice = "every part is right by itself: look at how they are composed"
+    return finding._replace(explanation=f"{finding.explanation}; {advice}")
+
+
+def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> list[Part]:
+    """Every leaf with what enters it, the last first; equal leaves with equal inputs once."""
+    entered: dict[str, Any] = {}
+    paths = (path for path, _ in _leaves(network))
+
+    def recording(leaf: Layer) -> Layer:
+        path = next(paths)
+
+        def forward(params: Any, inputs: Any) -> tuple[Any, Any]:
+            entered[path] = inputs
+            return leaf.forward(params, inputs)
+
+        return leaf._replace(forward=forward)
+
+    map_layers(recording, network).forward(params, x)
+    parts: dict[Any, Part] = {}
+    for path, leaf in _leaves(network):
+        inputs = entered[path]
+        same = leaf, jnp.shape(inputs), jnp.result_type(inputs)
+        parts.pop(same, None)
+        parts[same] = Part(path, leaf, leaf.init(key), _concrete(inputs, key))
+    return list(reversed(parts.values()))
+
+
+def _leaves(network: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every leaf and its path, in the order in which `map_layers` visits them."""
+    if network.rebuild is None:
+        yield path, network
+    for i, part in enumerate(network.parts):
+        yield from _leaves(part, f"{path}[{i}]")
+
+
+def _concrete(inputs: Any, key: Array) -> Any:
+    """The inputs, or, of those inside a scan, normal numbers of their shape."""
+    if not isinstance(inputs, jax.core.Tracer):
+        return inputs
+    return jnp.asarray(generator_of(key).standard_normal(inputs.shape), inputs.dtype)
