@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.evaluation import WrongStructure, as_came, by_candidate, entries
+from jaxnet.verify.evaluation import CandidateError, StructureError, as_came, by_candidate, entries
 from jaxnet.verify.points import Place, given
 from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, spacing
 from jaxnet.verify.report import Finding, Kind
@@ -32,6 +32,8 @@ class Contract(NamedTuple):
 
 def raised(error: Exception, doing: str = "") -> Finding:
     """The finding that the candidate raises."""
+    if isinstance(error, CandidateError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:300] + "..."
     about_shapes = isinstance(error, TypeError | ValueError) and any(
@@ -47,7 +49,7 @@ def check(problem: Problem, place: Place) -> Contract:
         raw, changed = _call(problem, place)
         answer = entries(problem.rule, raw)
         again = entries(problem.rule, _call(problem, place)[0])
-    except WrongStructure as error:
+    except StructureError as error:
         return _stop(Finding("", "structure", str(error)))
     except Exception as error:
         return _stop(raised(error))
@@ -134,6 +136,6 @@ def _traces(problem: Problem, place: Place) -> tuple[bool, tuple[str, ...]]:
         by_candidate(problem, given(problem), place.cotangent, traced=True, float64=False)
     except Exception as error:
         return False, (
-            f"jax.jit cannot trace the candidate ({type(error).__name__}): judged one call at a time, jit and vmap untested",
+            f"jax.jit cannot trace the candidate ({type(error.__cause__ or error).__name__}): judged one call at a time, jit and vmap untested",
         )
     return True, ()

@@ -7,9 +7,10 @@ first: a sign, a factor, a transpose. Where none explains the leaf, its kind is 
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnet.verify.comparison import Comparison
@@ -22,6 +23,7 @@ Verdict = tuple[Kind, str]
 
 OF_THE_ERROR = 1e-4
 OF_THE_NOISE = 8.0
+NEARLY = 1e-5
 LARGEST_BATCH = 64
 
 
@@ -51,17 +53,22 @@ def _diagnose(evidence: Evidence, leaf: int, simulated: Any) -> Verdict:
     shown = [c for c in evidence.comparisons if c.comparable(leaf) and c.wrong(leaf).any()]
     if not shown:
         return _shape(evidence, leaf)
+    if any(not np.isfinite(output).all() for c in shown for output in c.truth.outputs):
+        return "non_finite", "the function itself is not finite here, so that rules for it disagree: keep it in range"
     for hypothesis in (_non_finite, _zero, _nonlinear, _proportional, _transposed, _another_leaf, _extra_term):
         verdict = hypothesis(evidence, leaf, shown)
         if verdict:
             return verdict
-    if max(c.error(leaf) for c in shown) < 1e-5:
-        return _lost_digits(shown, leaf)
+    verdict = _lost_digits(shown, leaf) or _lost_tail(evidence, leaf, shown)
+    if verdict:
+        return verdict
     verdict = _elementwise(evidence, leaf, shown)
     if verdict:
         return verdict
     for verdict, answers in simulated():
-        if _explains(shown, leaf, answers):
+        if all(_explained(c, leaf, answers[id(c)][leaf]) for c in shown) and _consistent(
+            evidence, leaf, lambda c, answers=answers: answers[id(c)][leaf]
+        ):
             return verdict
     return (
         _by_example(evidence, leaf, shown)
@@ -80,9 +87,15 @@ def _explained(comparison: Comparison, leaf: int, hypothesis: np.ndarray) -> boo
     return bool(np.linalg.norm(found - hypothesis[known]) <= slack < 0.5 * error)
 
 
-def _explains(shown: list[Comparison], leaf: int, answers: dict[int, Leaves]) -> bool:
-    """Whether a simulation, given as its gradients at each place, explains the leaf wherever it is wrong."""
-    return all(id(c) in answers and _explained(c, leaf, answers[id(c)][leaf]) for c in shown)
+def _consistent(evidence: Evidence, leaf: int, hypothesis: Callable[[Comparison], np.ndarray]) -> bool:
+    """Whether a hypothesis holds also where the candidate is right."""
+    for comparison in evidence.comparisons:
+        if comparison.comparable(leaf) and not comparison.wrong(leaf).any():
+            known = comparison.judged(leaf)
+            apart = np.linalg.norm(hypothesis(comparison)[known] - comparison.answer(leaf)[known])
+            if apart > comparison.limit * np.linalg.norm(comparison.truth.noise[leaf][known]):
+                return False
+    return True
 
 
 # Simple transformations ----------------------------------------------------------------------------------------------
@@ -100,7 +113,7 @@ def _non_finite(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdi
 
 
 def _zero(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
-    if any(c.answer(leaf).any() for c in shown):
+    if any(c.answer(leaf).any() for c in evidence.comparisons):
         return None
     none = all(c.candidate[leaf] is None for c in shown)
     return "zero", "it is " + (
@@ -125,7 +138,7 @@ def _nonlinear(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdic
     slack = 4 * OF_THE_NOISE * np.linalg.norm(here.truth.noise[leaf]) + 1e-9 * np.linalg.norm(once)
 
     def same(a: np.ndarray, b: np.ndarray) -> bool:
-        return bool(np.linalg.norm(a - b) <= slack)
+        return not np.linalg.norm(a - b) > slack
 
     if (same(twice, 2 * once) and same(opposite, -once)) or same(twice - once, here.truth.gradient[leaf]):
         return None  # linear, or a term that does not depend on the cotangent was added
@@ -148,7 +161,9 @@ def _proportional(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Ver
             return None
         factors.append(factor)
     k = float(np.median(factors))
-    if not np.allclose(factors, k, rtol=1e-3 if not evidence.float64 else 1e-6):
+    if k == 0 or not np.allclose(factors, k, rtol=1e-3 if not evidence.float64 else 1e-6):
+        return None
+    if not _consistent(evidence, leaf, lambda c: k * c.truth.gradient[leaf]):
         return None
     if math.isclose(k, -1, rel_tol=1e-3):
         return "sign", "every entry has the wrong sign"
@@ -195,9 +210,9 @@ def _numbers_in_sight(problem: Problem) -> Iterator[tuple[float, str, tuple[str,
 
 def _transposed(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
     shape = shown[0].truth.gradient[leaf].shape
-    if len(shape) == 2 and shape[0] == shape[1]:
-        if all(_explained(c, leaf, c.truth.gradient[leaf].T) for c in shown):
-            return "transpose", "it is the transpose of the right gradient: swap the factors of the matrix product"
+    square = len(shape) == 2 and shape[0] == shape[1]
+    if square and all(_explained(c, leaf, c.truth.gradient[leaf].T) for c in shown):
+        return "transpose", "it is the transpose of the right gradient: swap the factors of the matrix product"
     return None
 
 
@@ -211,56 +226,85 @@ def _another_leaf(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Ver
 
 def _extra_term(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
     """candidate = expected + λ · something in sight, with the same λ everywhere."""
-    for name, terms in _terms(evidence.problem, leaf, shown):
+    for name, term in _terms(evidence.problem, leaf):
         factors = []
-        for comparison, term in zip(shown, terms, strict=True):
-            error = comparison.answer(leaf) - comparison.truth.gradient[leaf]
-            size = float(np.square(term).sum())
-            factor = float((term * error).sum() / size) if size else math.nan
-            if not _explained(comparison, leaf, comparison.truth.gradient[leaf] + factor * term):
+        for comparison in shown:
+            error, x = comparison.answer(leaf) - comparison.truth.gradient[leaf], term(comparison)
+            size = float(np.square(x).sum())
+            factor = float((x * error).sum() / size) if size else math.nan
+            if not _explained(comparison, leaf, comparison.truth.gradient[leaf] + factor * x):
                 break
             factors.append(factor)
         if len(factors) < len(shown):
             continue
-        upstream = [float(c.place.cotangent[0]) if c.place.cotangent[0].ndim == 0 else 1.0 for c in shown]
-        for k, through in ((np.array(factors), ""), (np.array(factors) / upstream, ", times the cotangent")):
-            if np.allclose(k, k[0], rtol=1e-3):
+        for through, upstream in (("", lambda c: 1.0), (", times the cotangent", _scalar_cotangent)):
+            k = np.array(factors) / [upstream(c) for c in shown]
+            if np.allclose(k, k[0], rtol=1e-3) and _consistent(
+                evidence, leaf, lambda c, k=k[0], x=term, u=upstream: c.truth.gradient[leaf] + k * u(c) * x(c)
+            ):
                 if name == "the cotangent" and math.isclose(k[0], -1, rel_tol=1e-3):
-                    return (
-                        "partial",
-                        "the path that hands the cotangent on as it is, such as a skip connection's, is missing",
-                    )
+                    text = "the path that hands the cotangent on as it is, such as a skip connection's, is missing"
+                    return "partial", text
                 decay = ", as weight decay does" * (name == "itself")
                 return "extra_term", f"an extra term is added: {k[0]:.4g} times {name}{through}{decay}"
     return None
 
 
-def _terms(problem: Problem, leaf: int, shown: list[Comparison]) -> Iterator[tuple[str, Leaves]]:
+def _scalar_cotangent(comparison: Comparison) -> float:
+    upstream = comparison.place.cotangent[0]
+    return float(upstream) if upstream.ndim == 0 else 1.0
+
+
+def _terms(problem: Problem, leaf: int) -> Iterator[tuple[str, Callable[[Comparison], np.ndarray]]]:
+    """What may be added to a leaf's gradient by mistake, and its name."""
     shape = problem.differentiated[leaf].shape
-    own = [c.place.point[leaf] for c in shown]
-    yield "itself", own
-    yield "its sign", [np.sign(x) for x in own]
-    yield "1", [np.ones(shape) for _ in shown]
+    yield "itself", lambda c: c.place.point[leaf]
+    yield "its sign", lambda c: np.sign(c.place.point[leaf])
+    yield "1", lambda c: np.ones(shape)
     for other, path in enumerate(problem.paths):
         if other != leaf and problem.differentiated[other].shape == shape:
-            yield path, [c.place.point[other] for c in shown]
-            yield f"the gradient of {path}", [c.truth.gradient[other] for c in shown]
+            yield path, lambda c, other=other: c.place.point[other]
+            yield f"the gradient of {path}", lambda c, other=other: c.truth.gradient[other]
     for fixed in problem.fixed:
-        if fixed.shape == shape and not np.issubdtype(fixed.dtype, np.bool_) and fixed.dtype.kind in "fiu":
-            yield "a fixed argument", [np.asarray(fixed, np.float64) for _ in shown]
+        if fixed.shape == shape and getattr(fixed.dtype, "kind", "") in "fiu":
+            yield "a fixed argument", lambda c, fixed=fixed: np.asarray(fixed, np.float64)
     if not problem.rule.scalar:
-        for position in range(len(shown[0].place.cotangent)):
-            if shown[0].place.cotangent[position].shape == shape:
-                yield "the cotangent", [c.place.cotangent[position] for c in shown]
+        for position, output in enumerate(
+            jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+        ):
+            if output.shape == shape and position == 0:
+                yield "the cotangent", lambda c: c.place.cotangent[0]
 
 
-def _lost_digits(shown: list[Comparison], leaf: int) -> Verdict:
-    worst = max(shown, key=lambda c: c.error(leaf))
-    digits = -math.log10(max(worst.error(leaf), 1e-17))
+def _lost_digits(shown: list[Comparison], leaf: int) -> Verdict | None:
+    """Everything that is wrong is nearly right."""
+    errors = [c.error(leaf) for c in shown]
+    for comparison in shown:
+        bad = comparison.wrong(leaf)
+        expected = comparison.truth.gradient[leaf][bad]
+        errors.append(float(np.median(np.abs(comparison.answer(leaf)[bad] - expected) / (np.abs(expected) + 1e-300))))
+    if not max(errors) < NEARLY:
+        return None
+    digits = -math.log10(max(*errors, 1e-17))
     return "precision", (
         f"the formula agrees to {digits:.0f} digits and no further in float64: part of it is computed in a narrower "
         "dtype, by finite differences, or as a difference of nearly equal numbers"
     )
+
+
+def _lost_tail(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verdict | None:
+    """What is wrong is tiny beside the gradient's size elsewhere, where it is right."""
+
+    def largest(values: np.ndarray, comparison: Comparison) -> float:
+        upstream = math.sqrt(sum(float(np.mean(np.square(c))) for c in comparison.place.cotangent)) or 1.0
+        return float(np.abs(values).max(initial=0)) / upstream
+
+    known = [c for c in evidence.comparisons if c.comparable(leaf)]
+    scale = max(largest(np.where(c.judged(leaf), c.truth.gradient[leaf], 0), c) for c in known)
+    lost = max(largest(np.where(c.wrong(leaf), c.answer(leaf) - c.truth.gradient[leaf], 0), c) for c in shown)
+    if not lost < NEARLY * scale:
+        return None
+    return "precision", "the derivative is lost where it is tiny beside its size elsewhere: it is not 0 there"
 
 
 # Simulated mistakes --------------------------------------------------------------------------------------------------
@@ -279,7 +323,7 @@ def _simulated(evidence: Evidence) -> list[tuple[Verdict, dict[int, Leaves]]]:
         mutants, gradient = simulations(problem)
     except Exception:  # a function that cannot be traced or differentiated has no simulations
         return []
-    first, *rest = wrong
+    first = wrong[0]
     found = []
     for mutant in mutants:
         answers = {id(first): gradient(mutant, first.place.point, first.place.cotangent)}
@@ -289,6 +333,7 @@ def _simulated(evidence: Evidence) -> list[tuple[Verdict, dict[int, Leaves]]]:
             if first.comparable(leaf) and first.wrong(leaf).any() and _explained(first, leaf, answers[id(first)][leaf])
         )
         if explained:
+            rest = (c for c in comparisons if c is not first)
             answers |= {id(c): gradient(mutant, c.place.point, c.place.cotangent) for c in rest}
             found.append((explained, ((mutant.kind, mutant.explanation), answers)))
     # What explains the most leaves comes first, then what was listed first: g' missing before a path cut.
@@ -301,9 +346,12 @@ def _elementwise(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verd
     """For a = g(z), and for a leaf in the form of a loss's logits: what is written in place of g', or on top of it."""
     outputs = shown[0].truth.outputs
     shape = shown[0].truth.gradient[leaf].shape
-    pairs = [(c, c.truth.gradient[leaf]) for c in shown]
     for text, factor in INTRUDERS:
-        if all(_explained(c, leaf, g * np.asarray(factor(c.place.point[leaf]))) for c, g in pairs):
+
+        def intruded(c: Comparison, factor: Any = factor) -> np.ndarray:
+            return c.truth.gradient[leaf] * np.asarray(factor(c.place.point[leaf]))
+
+        if all(_explained(c, leaf, intruded(c)) for c in shown) and _consistent(evidence, leaf, intruded):
             return "activation", f"{text} derivative is multiplied on, and the rest of the gradient contains it already"
     if (
         evidence.problem.rule.scalar
@@ -322,12 +370,13 @@ def _elementwise(evidence: Evidence, leaf: int, shown: list[Comparison]) -> Verd
         return gradients[0][0]
 
     for text, substitute in SUBSTITUTES:
-        with np.errstate(all="ignore"):
-            hypotheses = [
-                c.place.cotangent[0] * np.asarray(substitute(c.place.point[leaf], c.truth.outputs[0], slope))
-                for c in shown
-            ]
-        if all(_explained(c, leaf, h) for c, h in zip(shown, hypotheses, strict=True)):
+
+        def substituted(c: Comparison, substitute: Any = substitute) -> np.ndarray:
+            with np.errstate(all="ignore"):
+                factor = substitute(c.place.point[leaf], c.truth.outputs[0], slope)
+                return c.place.cotangent[0] * np.asarray(factor)
+
+        if all(_explained(c, leaf, substituted(c)) for c in shown) and _consistent(evidence, leaf, substituted):
             return "activation", f"the derivative {text}"
     return None
 

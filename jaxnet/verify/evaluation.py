@@ -232,11 +232,11 @@ def _largest(leaf: np.ndarray) -> float:
     return float(np.max(np.abs(leaf), initial=0, where=np.isfinite(leaf)))
 
 
-class CandidateFails(Exception):
+class CandidateError(Exception):
     """The candidate raised; its own error is the cause."""
 
 
-class WrongStructure(Exception):
+class StructureError(Exception):
     """The candidate's answer is not the tree that was asked for."""
 
 
@@ -244,15 +244,15 @@ def entries(rule: Rule, answer: Any) -> Leaves:
     """The leaves of the candidate's answer that stand for differentiated leaves; None stands for zeros.
 
     Raises:
-        WrongStructure: if the answer is another tree.
+        StructureError: if the answer is another tree.
     """
-    treedef, paths, judged = rule.answer_leaves()
+    treedef, _, judged = rule.answer_leaves()
     if isinstance(rule.answer, tuple):
         count = len(rule.answer)
         if not isinstance(answer, tuple):
-            raise WrongStructure(f"expected a tuple with one entry for each of {count} arguments, got {_brief(answer)}")
+            raise StructureError(f"expected a tuple with one entry for each of {count} arguments, got {_brief(answer)}")
         if len(answer) != count:
-            raise WrongStructure(f"expected a tuple of {count} entries, one for each argument, got {len(answer)}")
+            raise StructureError(f"expected a tuple of {count} entries, one for each argument, got {len(answer)}")
         leaves = []
         for part, given in zip(treedef.children(), answer, strict=True):
             leaves += [None] * part.num_leaves if given is None else _flatten_like(part, given)
@@ -265,7 +265,7 @@ def _flatten_like(treedef: Any, given: Any) -> Leaves:
     try:
         return treedef.flatten_up_to(given)
     except (ValueError, TypeError) as error:
-        raise WrongStructure(f"expected the tree {treedef}, got {_brief(given)}") from error
+        raise StructureError(f"expected the tree {treedef}, got {_brief(given)}") from error
 
 
 def _brief(value: Any) -> str:
@@ -312,7 +312,7 @@ def by_candidate(problem: Problem, point: Leaves, cotangent: Leaves, *, traced: 
             else:
                 leaves = entries(rule, rule.gradient(*as_came(rule, point, fixed), [jnp.asarray(c) for c in cotangent]))
         except Exception as error:
-            raise CandidateFails(str(error)) from error
+            raise CandidateError(str(error)) from error
         return [None if leaf is None else np.asarray(leaf, np.float64) for leaf in leaves]
 
 

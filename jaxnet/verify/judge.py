@@ -12,7 +12,7 @@ from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE, Compa
 from jaxnet.verify.diagnosis import Evidence, diagnose
 from jaxnet.verify.evaluation import (
     DOUBLE,
-    CandidateFails,
+    CandidateError,
     by_candidate,
     narrowest,
     outputs_and_gradients,
@@ -64,7 +64,8 @@ def judge(problem: Problem, key: Any, *, native: bool = False) -> Report:
     """Judges a candidate by the contract, the mathematics, kinks, Taylor's theorem and numerics, in this order."""
     generator = points.generator_of(key)
     special = points.special(problem, generator)
-    everywhere = [*special, *points.generic(problem, generator), *points.cotangents(problem, generator)]
+    saturated = [place for place in points.stressed(problem, generator) if place.saturating]
+    everywhere = [*special, *points.generic(problem, generator), *saturated, *points.cotangents(problem, generator)]
     conditions = _conditions(problem, native, len(everywhere))
     first = contract.check(problem, special[0])
     if first.fatal:
@@ -85,11 +86,10 @@ def judge(problem: Problem, key: Any, *, native: bool = False) -> Report:
                 trial = trial._replace(unit=narrow)
                 notes.append(f"the candidate rounds to {_named(narrow)} inside, and is judged by that dtype's rounding")
                 comparisons = [trial.compare(place) for place in everywhere]
-    except CandidateFails as error:
+    except CandidateError as error:
         if native:
             raise
-        assert isinstance(error.__cause__, Exception)
-        failure = contract.raised(error.__cause__, " in float64")
+        failure = contract.raised(error, " in float64")
         return Report(
             problem.subject,
             (failure._replace(kind="dtype", explanation=f"{failure.explanation}; native=True judges it without"),),
@@ -100,7 +100,7 @@ def judge(problem: Problem, key: Any, *, native: bool = False) -> Report:
     findings += _value(trial)
     findings += _mathematics(trial, comparisons, notes)
     if not findings:
-        findings += _numerics(trial, special[0])
+        findings += _numerics(trial, comparisons[:2])
     if not findings:
         findings += _same_however_called(trial, comparisons, notes)
     leaves = {
@@ -163,7 +163,7 @@ def _mathematics(trial: Trial, comparisons: list[Comparison], notes: list[str]) 
     special = [c for c in comparisons if c.place.name in ("given", "zeros")]
     pulled = [c for c in comparisons if "cotangent" in c.place.name]
     generic = [c for c in comparisons if c not in special and c not in pulled]
-    evidence = Evidence(problem, tuple([*generic, special[0]]), trial.traced, not trial.native)
+    evidence = Evidence(problem, (*generic, special[0]), trial.traced, not trial.native)
 
     misshapen = [i for i in leaves if not special[0].comparable(i)]
     wrong = [i for i in leaves if i not in misshapen and any(c.wrong(i).any() for c in generic)]
@@ -184,7 +184,7 @@ def _mathematics(trial: Trial, comparisons: list[Comparison], notes: list[str]) 
             findings += _unjudged(special[0], i, problem.paths[i])
     if trial.differentiable:
         for comparison in special:
-            findings += _at_kinks(trial, comparison, [i for i in leaves if i not in verdicts], notes)
+            findings += _at_kinks(trial, comparison, generic, [i for i in leaves if i not in verdicts], notes)
     settled = {finding.path for finding in findings}
     for comparison in pulled:
         for i in leaves:
@@ -234,7 +234,9 @@ def _taylor(trial: Trial, generic: list[Comparison]) -> Iterator[Finding]:
             yield Finding(path, "unknown", text, where=comparison.place.name)
 
 
-def _at_kinks(trial: Trial, comparison: Comparison, leaves: list[int], notes: list[str]) -> list[Finding]:
+def _at_kinks(
+    trial: Trial, comparison: Comparison, generic: list[Comparison], leaves: list[int], notes: list[str]
+) -> list[Finding]:
     """Rule 4: at a kink any value between the one-sided slopes passes, and the convention is named."""
     problem, findings = trial.problem, []
     beside = kinks.slopes(problem, comparison.place, trial.generator, 2)
@@ -253,35 +255,30 @@ def _at_kinks(trial: Trial, comparison: Comparison, leaves: list[int], notes: li
             text = f"outside the one-sided slopes of a kink; {convention}; any value between them is right"
             findings.append(comparison.finding(i, problem.paths[i], "kink", text, bad))
         else:
-            ((kind, text),) = diagnose(Evidence(problem, (comparison,), trial.traced, not trial.native), [i]).values()
-            if _tiny(trial, comparison, i):
-                kind, text = "precision", "the derivative is lost: it is tiny here beside its size elsewhere, but not 0"
+            evidence = Evidence(problem, (comparison, *generic), trial.traced, not trial.native)
+            ((kind, text),) = diagnose(evidence, [i]).values()
             findings.append(comparison.finding(i, problem.paths[i], kind, text + "; right at generic points", bad))
     return findings
 
 
-def _tiny(trial: Trial, comparison: Comparison, leaf: int) -> bool:
-    """Whether what is wrong is less than a millionth of the gradient at a point of unit scale."""
-    usual = [c for c in points.generic(trial.problem, trial.generator) if c.name == "unit scale"]
-    scale = float(np.abs(trial.compare(usual[0]).truth.gradient[leaf]).max(initial=0))
-    bad = comparison.wrong(leaf)
-    return bool(np.abs(comparison.truth.gradient[leaf][bad]).max(initial=0) < 1e-6 * scale)
-
-
-def _numerics(trial: Trial, given: Place) -> list[Finding]:
+def _numerics(trial: Trial, special: list[Comparison]) -> list[Finding]:
     """Rule 2, at the given point, around it and under stress."""
     problem, generator = trial.problem, trial.generator
     if not trial.differentiable:
         return []
     comparisons = []
     if not trial.native:
-        kinked = kinks.slopes(problem, given, generator, 2).kinked
-        comparisons += numerics.judge(problem, given, generator, traced=trial.traced, stressed=False, kinked=kinked)
+        given = special[0].place
         point = points.rounded(problem, points.around(problem, generator, 0.3))
         around = Place("around", point, points.cotangent(problem, generator))
-        comparisons += numerics.judge(problem, around, generator, traced=trial.traced, stressed=False)
+        kinked = kinks.slopes(problem, given, generator, 2).kinked
+        elementwise = numerics.acts_elementwise(*special)
+        for place, exempt in ((given, kinked), (around, None)):
+            inaccurate, lost = numerics.against_autodiff, numerics.against_conditioning
+            comparisons += inaccurate(problem, place, generator, traced=trial.traced, exempt=exempt)
+            comparisons += lost(problem, place, generator, traced=trial.traced, exempt=exempt, elementwise=elementwise)
     for place in points.stressed(problem, generator):
-        comparisons += numerics.judge(problem, place, generator, traced=trial.traced, stressed=True)
+        comparisons += numerics.against_autodiff(problem, place, generator, traced=trial.traced)
     return numerics.findings(problem, comparisons)
 
 

@@ -46,7 +46,7 @@ def slopes(problem: Problem, place: Place, generator: np.random.Generator, round
         for leaf in place.point:
             moves = generator.standard_normal((PERTURBATIONS // 2, *leaf.shape))
             both = np.concatenate([moves[:1], moves, -moves])
-            moved.append(leaf + STEP * size(leaf) * both)
+            moved.append(leaf + STEP * np.where(leaf, np.abs(leaf), size(leaf)) * both)
         _, gradients = outputs_and_gradients(problem, moved, cotangents)
         for i, gradient in enumerate(gradients):
             known = np.isfinite(gradient)
@@ -94,8 +94,8 @@ def convention(comparison: Comparison, leaf: int, path: str, beside: Slopes) -> 
         low, high = sorted((low / first[index], high / first[index]))
         found, automatic = found / first[index], automatic / first[index]
     low, high, found, automatic = (round(value, 6) + 0.0 for value in (low, high, found, automatic))
-    share = f"{kinked.sum()} of {kinked.size} elements" if kinked.size > 1 else "the function"
+    share = f"{kinked.sum()} of {kinked.size} elements lie" if kinked.size > 1 else "the function lies"
     return (
-        f"{path or 'gradient'}: at {comparison.place.name}, {share} lie on a kink; at {list(index)} the one-sided slopes "
+        f"{path or 'gradient'}: at {comparison.place.name}, {share} on a kink; at {list(index)} the one-sided slopes "
         f"are {low:g} and {high:g}, the candidate's convention is {found:g}, autodiff's {automatic:g}"
     )

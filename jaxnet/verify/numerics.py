@@ -3,8 +3,10 @@
 The inputs are rounded once; the truth is the float64 gradient at those rounded inputs.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,51 +21,81 @@ from jaxnet.verify.report import Finding
 UNITS_LOST = 1e4
 
 
-class Judgement(NamedTuple):
-    """A comparison in the user's dtype, with autodiff's own error at the same place."""
-
-    comparison: Comparison
-    autodiff_error: float
-
-
-def judge(
+def against_autodiff(
     problem: Problem,
     place: Place,
     generator: np.random.Generator,
     *,
     traced: bool,
-    stressed: bool,
-    kinked: Leaves | None = None,
-) -> tuple[Comparison, ...]:
-    """The comparisons that decide at a place: against autodiff's own error, and unless stressed against conditioning.
+    exempt: Leaves | None = None,
+) -> Iterator[Comparison]:
+    """The candidate in the user's dtypes beside the truth, in units of the error that autodiff makes, element by element.
 
-    Noise, element by element, is what one rounding of every input and of every intermediate result does, plus what
-    autodiff really does in this dtype. Elements on a kink are left out.
+    That is what one unit in the last place of every input and every intermediate result does, and what autodiff really
+    does in this dtype. Exempt elements, those on a kink, are left out; a place whose outputs overflow is passed over.
     """
     units = [spacing(leaf.dtype) for leaf in problem.differentiated]
     place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
     exact = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=max(units))
     if not _representable(problem, exact):
-        return ()
+        return
     found = by_candidate(problem, place.point, place.cotangent, traced=traced, float64=False)
     automatic = by_autodiff(problem, place.point, place.cotangent)
     noise = [
         _allowed(n, a, g, leaf.dtype, place.tiny)
         for n, a, g, leaf in zip(exact.noise, automatic, exact.gradient, problem.differentiated, strict=True)
     ]
-    if kinked is not None:
-        noise = [np.where(kink, np.nan, n) for kink, n in zip(kinked, noise, strict=True)]
-    comparisons = [Comparison(place, exact._replace(noise=noise), found, UNITS_IN_OWN_DTYPE)]
-    if not stressed:
-        conditioning = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=DOUBLE)
-        floor = [
-            np.where(np.isfinite(k), n + unit * np.abs(g) + float(jnp.finfo(leaf.dtype).tiny), np.nan)
-            for k, n, g, unit, leaf in zip(
-                noise, conditioning.noise, conditioning.gradient, units, problem.differentiated, strict=True
-            )
-        ]
-        comparisons.append(Comparison(place, conditioning._replace(noise=floor), found, UNITS_LOST))
-    return tuple(comparisons)
+    yield Comparison(place, exact._replace(noise=_without(noise, exempt)), found, UNITS_IN_OWN_DTYPE)
+
+
+def against_conditioning(
+    problem: Problem,
+    place: Place,
+    generator: np.random.Generator,
+    *,
+    traced: bool,
+    exempt: Leaves | None = None,
+    elementwise: bool,
+) -> Iterator[Comparison]:
+    """The candidate beside the truth, in units of what one rounding of the inputs does: not everything may be lost.
+
+    A derivative of 2e-9 that comes out as 0 is lost, even if autodiff's is lost too. Where the function acts element by
+    element each element must keep some digits; otherwise what is small beside the leaf's other elements may lose them.
+    """
+    units = [spacing(leaf.dtype) for leaf in problem.differentiated]
+    place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
+    exact = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=DOUBLE)
+    if not _representable(problem, exact):
+        return
+    found = by_candidate(problem, place.point, place.cotangent, traced=traced, float64=False)
+    noise = []
+    for n, g, leaf, answer in zip(exact.noise, exact.gradient, problem.differentiated, found, strict=True):
+        limits = jnp.finfo(leaf.dtype)
+        size = np.abs(g) if elementwise else np.full(g.shape, np.sqrt(np.mean(np.square(g))))
+        known = n + float(limits.eps) * size + float(limits.tiny)
+        vanished = answer is not None and not answer.any() and (n < 0.5 * np.abs(g)).all()
+        noise.append(np.full(g.shape, float(limits.tiny) / UNITS_LOST) if vanished else known)
+    yield Comparison(place, exact._replace(noise=_without(noise, exempt)), found, UNITS_LOST)
+
+
+def acts_elementwise(given: Comparison, zeros: Comparison) -> bool:
+    """Whether the gradient of an element depends on that element alone: at zeros every other element is as given."""
+    if len(given.place.point) != 1:
+        return False
+    (x,), (moved,) = given.place.point, zeros.place.point
+    (g,), (h,) = given.truth.gradient, zeros.truth.gradient
+    (c,), (d,) = given.place.cotangent[:1], zeros.place.cotangent[:1]
+    if len(given.place.cotangent) != 1 or (c.ndim and c.shape != x.shape) or not (x != moved).any():
+        return False
+    slopes = [np.broadcast_to(value / upstream, x.shape)[x == moved] for value, upstream in ((g, c), (h, d))]
+    return bool(np.allclose(*slopes, rtol=1e-9, atol=0, equal_nan=True))
+
+
+def _without(noise: Leaves, exempt: Leaves | None) -> Leaves:
+    """The noise, unknown where exempt."""
+    if exempt is None:
+        return noise
+    return [np.where(mask, np.nan, leaf) for mask, leaf in zip(exempt, noise, strict=True)]
 
 
 def _rounded_cotangent(problem: Problem, cotangent: Leaves) -> Leaves:
@@ -72,8 +104,6 @@ def _rounded_cotangent(problem: Problem, cotangent: Leaves) -> Leaves:
 
 
 def _outputs(problem: Problem) -> list[Any]:
-    import jax
-
     with as_the_user_runs_it():
         return jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
 

@@ -21,12 +21,14 @@ class Place(NamedTuple):
         point: the differentiated leaves.
         cotangent: what is pulled back there.
         tiny: whether the numbers are so small that their squares underflow.
+        saturating: whether they are where a sigmoid rounds to 0 or 1 in float32 and its derivative in no dtype to 0.
     """
 
     name: str
     point: Leaves
     cotangent: Leaves
     tiny: bool = False
+    saturating: bool = False
 
 
 def generator_of(key: Any) -> np.random.Generator:
@@ -123,22 +125,29 @@ def cotangents(problem: Problem, generator: np.random.Generator) -> list[Place]:
 
 
 def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
-    """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with random signs."""
+    """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with both signs."""
     places = []
     count = len(problem.differentiated)
-    for step, magnitude in enumerate((None, *STRESS)):
+    for step, stress in enumerate((None, *STRESS)):
         turn = step % count
         leaf = problem.differentiated[turn]
         limits = jnp.finfo(leaf.dtype)
-        if magnitude is None:
-            magnitude = math.sqrt(float(limits.tiny))
+        magnitude = stress or math.sqrt(float(limits.tiny))
         if count > 1 and magnitude * 64 > float(limits.max):
-            continue
-        point = given(problem)
-        signs = generator.choice((-1.0, 1.0), leaf.shape)
-        point[turn] = _with_signs_of(point[turn], magnitude * generator.uniform(0.5, 1.0, leaf.shape), signs)
-        where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
-        places.append(Place(where, rounded(problem, point), cotangent(problem, generator), magnitude < 1))
+            continue  # sums of products with it would overflow
+        alternating = np.where(np.arange(leaf.size).reshape(leaf.shape) % 2, -1.0, 1.0)
+        for signs in (alternating, -alternating) if leaf.size == 1 else (alternating,):
+            point = given(problem)
+            magnitudes = magnitude * generator.uniform(1.0, 1.25, leaf.shape)
+            point[turn] = _with_signs_of(
+                point[turn], magnitudes, generator.permutation(signs.ravel()).reshape(leaf.shape)
+            )
+            where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
+            places.append(
+                Place(
+                    where, rounded(problem, point), cotangent(problem, generator), stress is None, stress == STRESS[0]
+                )
+            )
     return places
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.evaluation import Truth, outputs_alone, outputs_and_gradients, stacked
+from jaxnet.verify.evaluation import DOUBLE, Truth, outputs_alone, outputs_and_gradients, stacked
 from jaxnet.verify.points import Place, size
 from jaxnet.verify.problem import Leaves, Problem
 
@@ -42,7 +42,8 @@ def along(problem: Problem, place: Place, direction: Leaves, *, differentiable: 
             for output, c in zip(outputs, place.cotangent, strict=True)
         )
         estimates = ahead / (2 * STEPS)
-        doubts = np.abs(np.diff(estimates))
+        size = sum(float(np.abs(output[0] * c).sum()) for output, c in zip(outputs, place.cotangent, strict=True))
+        doubts = np.abs(np.diff(estimates)) + DOUBLE * size / STEPS[1:]
     if not np.isfinite(doubts).any():
         return Slope(np.nan, np.inf)
     best = int(np.nanargmin(doubts))
