@@ -13,10 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import jaxnet
-from experiments import data, gradient_check, runner
+from experiments import data, gradient_check, runner, verification_power
 from experiments.__main__ import app
 from experiments.experiment import Options, Result, at_least, at_most
 from experiments.gradient_check import NETWORKS
+from jaxnet.verify.specimen import Specimen
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
 LABELS = np.array([0, 1, 0, 1, 1, 0])
@@ -130,6 +131,34 @@ def test_gradient_check_covers_several_depths_activations_and_losses():
     assert len({len(sizes) for sizes, _, _ in NETWORKS.values()}) >= 4
     assert len({hidden.name for _, hidden, _ in NETWORKS.values()}) >= 4
     assert len({loss.name for _, _, loss in NETWORKS.values()}) >= 4
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_every_judge_differentiates_by_the_rule_under_judgement(factor, key):
+    def backward(args, ct):
+        x, weight = args
+        return factor * (ct @ weight), factor * (ct.T @ x)
+
+    def arguments(generator, scale):
+        x, weight = (scale * generator.standard_normal(shape) for shape in ((5, 4), (3, 4)))
+        return jnp.asarray(x, "float32"), jnp.asarray(weight, "float32")
+
+    specimen = Specimen("dense: without bias", None, lambda x, weight: x @ weight.T, backward, arguments)
+    judges = verification_power.by_peers(verification_power.at_point(specimen, 1.0, key))
+    assert judges == dict.fromkeys(verification_power.JUDGES[1:], factor == 2.0)
+
+
+def test_verification_power_in_a_quick_run(key, monkeypatch):
+    monkeypatch.setattr(verification_power, "MISTAKES", verification_power.MISTAKES[:17])
+    monkeypatch.setattr(verification_power, "RIGHT_RULES", verification_power.RIGHT_RULES[:9])
+    result = verification_power.run(Options(key, quick=True), lambda steps, description: steps)
+    assert result.holds
+    by_judge, by_kind = result.tables
+    assert [row[0] for row in by_judge.rows] == list(verification_power.JUDGES)
+    assert [row[:2] for row in by_kind.rows] == [("scale", "2"), ("transpose", "1")]
+    assert result.drawn["detected"]["jaxnet.verify"] == [1.0, 1.0]
+    assert max(result.drawn["units_right"]) < result.drawn["limit"] < min(result.drawn["units_wrong"])
+    assert len(verification_power.plot(result).axes) == 3
 
 
 def test_h5_pictures_are_read_and_the_test_file_is_found_beside_them(tmp_path):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnet.verify.evaluation import CandidateError, StructureError, as_came, by_candidate, entries
 from jaxnet.verify.points import Place, given
@@ -34,7 +35,10 @@ def raised(error: Exception, doing: str = "") -> Finding:
     """The finding that the candidate raises."""
     if isinstance(error, CandidateError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an error that cannot be printed must not become one of the verifier
+        text = "(it cannot be printed)"
     text = text if len(text) <= 300 else text[:300] + "..."
     about_shapes = isinstance(error, TypeError | ValueError) and any(
         word in text for word in ("shape", "dimension", "broadcast", "axis", "axes", "rank")
@@ -58,7 +62,7 @@ def check(problem: Problem, place: Place) -> Contract:
     findings = []
     for path, leaf, own in zip(problem.paths, answer, problem.differentiated, strict=True):
         findings += _form(path, leaf, own)
-    if any(finding.kind == "structure" for finding in findings):
+    if any(f.kind in ("structure", "impure") for f in findings) or any(map(np.iscomplexobj, answer)):
         return Contract(tuple(findings), answer, False, fatal=True)
     findings += [f for f in _repeats(problem, answer, again) if f]
     if any(finding.kind == "impure" for finding in findings):
@@ -92,12 +96,16 @@ def _form(path: str, leaf: Any, own: Any) -> list[Finding]:
     """Whether a leaf is an array of floats of the right dtype; shapes are judged with the numbers."""
     if leaf is None or isinstance(leaf, float):
         return []
-    try:
-        dtype = jnp.result_type(leaf)
-        if dtype == jax.dtypes.float0 or not hasattr(leaf, "dtype"):
-            raise TypeError
-    except (TypeError, ValueError):
-        return [Finding(path, "structure", f"expected an array, got {type(leaf).__name__}: {leaf!r:.80}")]
+    if isinstance(leaf, Tracer):
+        return [
+            Finding(path, "impure", "it returns a tracer kept from an earlier trace: compute it from the arguments")
+        ]
+    numeric = isinstance(leaf, int | jax.Array | np.ndarray | np.generic)
+    dtype = leaf.dtype if numeric and not isinstance(leaf, int) else np.dtype(int)
+    if not numeric or dtype == jax.dtypes.float0 or (not jnp.issubdtype(dtype, jnp.number) and dtype != bool):
+        return [Finding(path, "structure", f"expected an array of floats, got {type(leaf).__name__}: {leaf!r:.80}")]
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return [Finding(path, "dtype", f"the gradient is {dtype}, the argument {own.dtype}: take the real part")]
     if dtype == own.dtype:
         return []
     # NumPy knows no weak types, so that a wider result says nothing about the rule.
@@ -135,7 +143,6 @@ def _traces(problem: Problem, place: Place) -> tuple[bool, tuple[str, ...]]:
     try:
         by_candidate(problem, given(problem), place.cotangent, traced=True, float64=False)
     except Exception as error:
-        return False, (
-            f"jax.jit cannot trace the candidate ({type(error.__cause__ or error).__name__}): judged one call at a time, jit and vmap untested",
-        )
+        name = type(error.__cause__ or error).__name__
+        return False, (f"jax.jit cannot trace the candidate ({name}): judged call by call, jit and vmap untested",)
     return True, ()

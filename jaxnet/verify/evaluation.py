@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, jaxprs_in_params
 
-from jaxnet.verify.interpreter import inner, interpret
+from jaxnet.verify.interpreter import inner, interpret, shaped
 from jaxnet.verify.problem import (
     Leaves,
     Problem,
@@ -31,9 +31,9 @@ DOUBLE = spacing(np.float64)
 EXACT = {
     "abs", "and", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p",
     "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt", "iota", "is_finite",
-    "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "pvary", "real", "reduce_max", "reduce_min", "reduce_precision",
-    "reshape", "rev", "round", "scatter", "select_and_scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
-    "stop_gradient", "transpose",
+    "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "pvary", "real", "reduce_max", "reduce_min",
+    "reduce_precision", "reshape", "rev", "round", "scatter", "select_and_scatter", "select_n", "sign", "slice",
+    "sort", "split", "squeeze", "stop_gradient", "transpose",
 }  # fmt: skip
 
 
@@ -65,8 +65,9 @@ def _rounds(equation: JaxprEqn) -> bool:
         return False
     if equation.primitive.name == "convert_element_type":
         (before,), (after,) = equation.invars, equation.outvars
-        return is_float(before.aval) and is_float(after.aval) and spacing(before.aval.dtype) < spacing(after.aval.dtype)
-    return equation.primitive.name not in EXACT and any(is_float(variable.aval) for variable in equation.outvars)
+        before, after = shaped(before), shaped(after)
+        return is_float(before) and is_float(after) and spacing(before.dtype) < spacing(after.dtype)
+    return equation.primitive.name not in EXACT and any(is_float(shaped(variable)) for variable in equation.outvars)
 
 
 def _nudged(value: Any, step: Any) -> Any:
@@ -118,7 +119,7 @@ def _reference(
 
     def count(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
         if _rounds(equation):
-            spacings.append(max(spacing(v.aval.dtype) for v in equation.outvars if is_float(v.aval)))
+            spacings.append(max(spacing(shaped(v).dtype) for v in equation.outvars if is_float(shaped(v))))
         return run(*inputs)
 
     jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), count), *shapes)
@@ -157,20 +158,36 @@ def _values(rule: Rule) -> Callable[..., Leaves]:
 
 
 def outputs_and_gradients(
-    problem: Problem, points: Leaves, cotangents: Leaves, nudges: Callable[[np.ndarray], np.ndarray] = np.zeros_like
+    problem: Problem,
+    points: Leaves,
+    cotangents: Leaves,
+    nudges: Callable[[np.ndarray], np.ndarray] = np.zeros_like,
+    *,
+    float64: bool = True,
 ) -> tuple[Leaves, Leaves]:
-    """The function's outputs and its gradients by autodiff, in float64, for stacked points and cotangents.
+    """The function's outputs and its gradients by autodiff for stacked points and cotangents.
 
-    `nudges` makes of the spacings of all rounded results a row of steps for each point of the stack, in units of their
-    own last place.
+    In float64, or else in the user's own dtypes. `nudges` makes of the spacings of all rounded results a row of steps
+    for each point of the stack, in units of their own last place.
     """
-    with in_float64():
-        fixed = widened(problem.fixed)
+    with in_float64() if float64 else as_the_user_runs_it():
+        fixed = widened(problem.fixed) if float64 else problem.fixed
+        if not float64:
+            points = [np.asarray(leaf, own.dtype) for leaf, own in zip(points, problem.differentiated, strict=True)]
+            cotangents = in_the_dtypes_of_the_outputs(problem, cotangents)
         shapes = (described([leaf[0] for leaf in points]), described(fixed), described([c[0] for c in cotangents]))
         program = _reference(problem.rule, *shapes)
-        rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings))).astype(np.int64)
+        rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings))).astype(
+            np.int64 if float64 else np.int32
+        )
         outputs, gradients = program.run(points, fixed, cotangents, rows)
         return widened(outputs), widened(gradients)
+
+
+def in_the_dtypes_of_the_outputs(problem: Problem, cotangent: Leaves) -> Leaves:
+    """The cotangent as the user's dtypes hold it."""
+    shapes = jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+    return [np.asarray(c, s.dtype) for c, s in zip(cotangent, filter(is_float, shapes), strict=True)]
 
 
 def stacked(leaves: Leaves) -> Leaves:
@@ -192,6 +209,7 @@ def truth(
     *,
     at_inputs: Sequence[float],
     inside: float = DOUBLE,
+    float64: bool = True,
 ) -> Truth:
     """The right gradient at a point and what rounding explains of a difference from it.
 
@@ -202,11 +220,14 @@ def truth(
         generator: of the directions of the perturbations.
         at_inputs: one unit in the last place of each leaf of the point, relative.
         inside: the same for every rounded result; where its own dtype is coarser than that, its own unit is taken.
+        float64: whether the truth is computed in float64, or in the user's own dtypes because it cannot be.
     """
 
     def perturbed(leaf: np.ndarray, unit: float) -> np.ndarray:
-        signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, *leaf.shape))
-        return np.concatenate([leaf[None], leaf * (1 + unit * signs)])
+        count = PERTURBATIONS * leaf.size
+        bits = np.unpackbits(np.frombuffer(generator.bytes(count // 8 + 1), np.uint8), count=count)
+        up, down = leaf * (1 + unit), leaf * (1 - unit)
+        return np.concatenate([leaf[None], np.where(bits.reshape(PERTURBATIONS, *leaf.shape), up, down)])
 
     def nudges(spacings: np.ndarray) -> np.ndarray:
         signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, len(spacings)))
@@ -217,7 +238,7 @@ def truth(
     if problem.rule.scalar:
         cotangents = [np.ones(1 + PERTURBATIONS)]
     with np.errstate(all="ignore"):
-        outputs, gradients = outputs_and_gradients(problem, points, cotangents, nudges)
+        outputs, gradients = outputs_and_gradients(problem, points, cotangents, nudges, float64=float64)
         noise = [_largest_change(g) + inside * _largest(g[0]) for g in gradients]
     return Truth([output[0] for output in outputs], [gradient[0] for gradient in gradients], noise)
 
@@ -304,8 +325,7 @@ def by_candidate(problem: Problem, point: Leaves, cotangent: Leaves, *, traced: 
         fixed = widened(problem.fixed) if float64 else problem.fixed
         if not float64:
             point = [np.asarray(leaf, own.dtype) for leaf, own in zip(point, problem.differentiated, strict=True)]
-            shapes = [leaf for leaf in jax.tree.leaves(rule.output_shapes(point, fixed)) if is_float(leaf)]
-            cotangent = [np.asarray(leaf, shape.dtype) for leaf, shape in zip(cotangent, shapes, strict=True)]
+            cotangent = in_the_dtypes_of_the_outputs(problem, cotangent)
         try:
             if traced:
                 leaves = _candidate(rule)(point, fixed, cotangent)
@@ -328,14 +348,18 @@ def _narrowest(rule: Rule, *shapes: tuple[Any, ...]) -> float:
     traced = jax.make_jaxpr(lambda *leaves: entries(rule, rule.gradient(*leaves)))(
         *([jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes)
     )
-    return max(_narrowings(traced.jaxpr), default=0.0)
+    return max(_narrowings(traced), default=0.0)
 
 
-def _narrowings(jaxpr: Any) -> Iterator[float]:
-    """The spacings of the dtypes that floats are rounded to, anywhere in a program."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "convert_element_type" and _rounds(equation):
-            yield spacing(equation.outvars[0].aval.dtype)
+def _narrowings(program: Any) -> Iterator[float]:
+    """The spacings of the narrow floats that a program computes or holds, anywhere in it."""
+    for constant in getattr(program, "consts", ()):
+        if is_float(constant) and constant.ndim:
+            yield spacing(constant.dtype)
+    for equation in getattr(program, "jaxpr", program).eqns:
+        for variable in equation.outvars:
+            if is_float(shaped(variable)):
+                yield spacing(shaped(variable).dtype)
         for inside in jaxprs_in_params(equation.params):
             yield from _narrowings(inside)
 
@@ -370,3 +394,17 @@ def value_by_candidate(problem: Problem, point: Leaves) -> Leaves:
     """The outputs that the candidate computes beside its derivative, in float64."""
     with in_float64():
         return widened(_value(problem.rule)(point, widened(problem.fixed)))
+
+
+@memoized
+def _narrowest_value(rule: Rule, *shapes: tuple[Any, ...]) -> float:
+    traced = jax.make_jaxpr(_value(rule))(*([jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes))
+    return max(_narrowings(traced), default=0.0)
+
+
+def narrowest_value(problem: Problem) -> float:
+    """As `narrowest`, for the candidate's own forward pass."""
+    with in_float64():
+        return _narrowest_value(
+            problem.rule, described(widened(problem.differentiated)), described(widened(problem.fixed))
+        )

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jaxnet.verify.judge import judge
-from jaxnet.verify.problem import Rule, state
+from jaxnet.verify.problem import Rule, positions, state
 from jaxnet.verify.report import Report
 
 
@@ -88,12 +88,9 @@ def verify_gradient(
             no floats, or key is no key.
         ValueError: if the function itself raises, argnums are out of range, or an argument is empty or not finite.
     """
-    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    _check_range(chosen, args)
-    positions = tuple(number % len(args) for number in chosen)
-    answer = positions[0] if isinstance(argnums, int) else positions
-    rule = Rule(function, _Gradient(gradient), answer, scalar=True)
-    return judge(state(rule, args, positions, _named("gradient", gradient)), key, native=native)
+    chosen = positions(argnums, args)
+    rule = Rule(function, _Gradient(gradient), chosen if isinstance(argnums, Sequence) else chosen[0], scalar=True)
+    return judge(state(rule, args, chosen, _named("gradient", gradient)), key, native=native)
 
 
 def verify_vjp(
@@ -104,7 +101,7 @@ def verify_vjp(
     key: Array,
     native: bool = False,
 ) -> Report:
-    """Judges backward(args, cotangent), which should pull a cotangent of the outputs back: `jax.vjp(function, *args)[1]`.
+    """Judges backward(args, cotangent), which should be `jax.vjp(function, *args)[1](cotangent)`.
 
     For f with Jacobian J = ∂f/∂args it returns Jᵀ ∂L/∂f: one entry for each argument, in a tuple; None stands for
     zeros. The outputs may be any tree. Otherwise as `verify_gradient`.
@@ -125,11 +122,9 @@ def verify_vjp(
             key is no key.
         ValueError: if the function itself raises, argnums are out of range, or an argument is empty or not finite.
     """
-    chosen = range(len(args)) if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    _check_range(chosen, args)
+    chosen = positions(range(len(args)) if argnums is None else argnums, args)
     rule = Rule(function, backward, tuple(range(len(args))))
-    positions = tuple(number % len(args) for number in chosen)
-    return judge(state(rule, args, positions, _named("backward", backward)), key, native=native)
+    return judge(state(rule, args, chosen, _named("backward", backward)), key, native=native)
 
 
 def verify_custom_vjp(
@@ -159,17 +154,11 @@ def verify_custom_vjp(
         )
     if function.fwd is None or function.bwd is None:
         raise ValueError(f"{_named('function', function)} has no rule yet: call its defvjp(forward, backward)")
-    fixed = {number % len(args) for number in function.nondiff_argnums}
+    fixed = positions(function.nondiff_argnums, args)
     differentiated = tuple(i for i in range(len(args)) if i not in fixed)
     candidate = _CustomVjp(function, differentiated)
     rule = Rule(reference or function.fun, candidate, differentiated, value=_Value(candidate))
     return judge(state(rule, args, differentiated, _named("custom_vjp", function)), key, native=native)
-
-
-def _check_range(argnums: Sequence[int], args: tuple[Any, ...]) -> None:
-    for number in argnums:
-        if not -len(args) <= number < len(args):
-            raise ValueError(f"argnums has {number}, but there are {len(args)} arguments")
 
 
 def _named(what: str, function: Any) -> str:

@@ -12,6 +12,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 # Calls that only group equations.
 GROUPS = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "remat2", "checkpoint"}
 
+
+def shaped(variable: Any) -> Any:
+    """The shape and dtype of a variable of a traced program."""
+    return variable.aval
+
+
 Run = Callable[..., list[Any]]
 Visitor = Callable[[JaxprEqn, list[Any], Run], list[Any]]
 
@@ -44,15 +50,10 @@ def interpret(program: ClosedJaxpr, arguments: Sequence[Any], visit: Visitor) ->
         return variable.val if isinstance(variable, Literal) else values[variable]
 
     for equation in jaxpr.eqns:
-        inside = inner(equation)
-        if inside is None:
 
-            def run(*inputs: Any, equation: JaxprEqn = equation) -> list[Any]:
-                return compute(equation, inputs)
-        else:
-
-            def run(*inputs: Any, inside: ClosedJaxpr = inside) -> list[Any]:
-                return interpret(inside, inputs, visit)
+        def run(*inputs: Any, equation: JaxprEqn = equation) -> list[Any]:
+            inside = inner(equation)
+            return compute(equation, inputs) if inside is None else interpret(inside, inputs, visit)
 
         outputs = visit(equation, [read(variable) for variable in equation.invars], run)
         values.update(zip(equation.outvars, outputs, strict=True))

@@ -7,52 +7,76 @@ import numpy as np
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.evaluation import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.points import Place, size
-from jaxnet.verify.problem import Leaves, Problem
+from jaxnet.verify.problem import Leaves
+from jaxnet.verify.trial import Trial
 
-# Far above the rounding of float64, far below anything that a smooth function does.
-STEP = 1e-9
-SMOOTH = 1e-6
+
+class Steps(NamedTuple):
+    """How far beside a point slopes are taken, and what jump between them is more than a smooth function makes."""
+
+    wide: float
+    close: float
+    jump: float
 
 
 class Slopes(NamedTuple):
-    """For each leaf the least and the largest gradient right beside a point."""
+    """For each leaf the least and the largest gradient right beside a point, and where they jump."""
 
     lowest: Leaves
     highest: Leaves
-
-    @property
-    def kinked(self) -> Leaves:
-        """The elements whose gradient jumps."""
-        return [
-            np.isfinite(low) & np.isfinite(high) & (high - low > SMOOTH * _largest(low, high))
-            for low, high in zip(self.lowest, self.highest, strict=True)
-        ]
+    kinked: Leaves
+    jump: float
 
     def joined(self, other: "Slopes") -> "Slopes":
         """What both have seen."""
         return Slopes(
             [np.minimum(a, b) for a, b in zip(self.lowest, other.lowest, strict=True)],
             [np.maximum(a, b) for a, b in zip(self.highest, other.highest, strict=True)],
+            [a | b for a, b in zip(self.kinked, other.kinked, strict=True)],
+            self.jump,
         )
 
 
-def slopes(problem: Problem, place: Place, generator: np.random.Generator, rounds: int) -> Slopes:
-    """The gradients at points a billionth away, in random directions: their limits span Clarke's subdifferential."""
+def steps(trial: Trial) -> Steps | None:
+    """Far above the rounding of the dtype that the truth is computed in, far below what bends a smooth function.
+
+    None in half precision, where there is nothing between the two.
+    """
+    if trial.exact:
+        return Steps(1e-9, 1e-12, 1e-6)
+    return Steps(256 * trial.unit, 16 * trial.unit, 1e-2) if trial.unit < 1e-5 else None
+
+
+def slopes(trial: Trial, place: Place, how: Steps, rounds: int) -> Slopes:
+    """The gradients right beside a point, in random directions and their opposites: they span Clarke's subdifferential.
+
+    Where the function is smooth, the gradients a thousand times closer differ a thousand times less; at a kink not.
+    """
+    (low, high), (lower, higher) = _extremes(trial, place, how.wide, rounds), _extremes(trial, place, how.close, 1)
+    with np.errstate(all="ignore"):
+        kinked = [
+            (b - a > how.jump * _largest(a, b)) & (d - c > 0.1 * (b - a)) & np.isfinite(b - a)
+            for a, b, c, d in zip(low, high, lower, higher, strict=True)
+        ]
+    return Slopes(low, high, kinked, how.jump)
+
+
+def _extremes(trial: Trial, place: Place, step: float, rounds: int) -> tuple[Leaves, Leaves]:
     lowest = [np.full(leaf.shape, np.inf) for leaf in place.point]
     highest = [np.full(leaf.shape, -np.inf) for leaf in place.point]
     cotangents = stacked(place.cotangent)
     for _ in range(rounds):
         moved = []
         for leaf in place.point:
-            moves = generator.standard_normal((PERTURBATIONS // 2, *leaf.shape))
+            moves = trial.generator.standard_normal((PERTURBATIONS // 2, *leaf.shape))
             both = np.concatenate([moves[:1], moves, -moves])
-            moved.append(leaf + STEP * np.where(leaf, np.abs(leaf), size(leaf)) * both)
-        _, gradients = outputs_and_gradients(problem, moved, cotangents)
+            moved.append(leaf + step * np.where(leaf, np.abs(leaf), size(leaf)) * both)
+        _, gradients = outputs_and_gradients(trial.problem, moved, cotangents, float64=trial.exact)
         for i, gradient in enumerate(gradients):
             known = np.isfinite(gradient)
             lowest[i] = np.minimum(lowest[i], np.where(known, gradient, np.inf).min(axis=0))
             highest[i] = np.maximum(highest[i], np.where(known, gradient, -np.inf).max(axis=0))
-    return Slopes(lowest, highest)
+    return lowest, highest
 
 
 def _largest(low: np.ndarray, high: np.ndarray) -> float:
@@ -67,7 +91,7 @@ def outside(comparison: Comparison, leaf: int, beside: Slopes) -> np.ndarray:
     """
     low, high = beside.lowest[leaf], beside.highest[leaf]
     found = comparison.answer(leaf)
-    slack = SMOOTH * _largest(low, high)
+    slack = beside.jump * _largest(low, high)
     with np.errstate(all="ignore"):
         between = (found >= low - slack) & (found <= high + slack)
     return (comparison.wrong(leaf) | beside.kinked[leaf]) & comparison.judged(leaf) & ~between

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxnet.layers import Layer, map_layers
 from jaxnet.losses import Loss
@@ -84,10 +84,16 @@ def verify_layer(layer: Layer, inputs: Any, *, key: Array, native: bool = False)
         A report, true if nothing is wrong; its paths begin with `params` and `inputs`.
 
     Raises:
-        TypeError: if the outputs are no real floats, or key is no key.
+        TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
         ValueError: if init or forward raises, or the inputs are empty or not finite.
     """
+    _check(layer)
     return _judge(Part("", layer, layer.init(key), inputs), key, native)
+
+
+def _check(layer: Any) -> None:
+    if not isinstance(layer, Layer):
+        raise TypeError(f"expected a jaxnet Layer, such as jaxnet.dense(64, 32), got {type(layer).__name__}")
 
 
 def _judge(part: Part, key: Array, native: bool) -> Report:
@@ -115,9 +121,10 @@ def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, na
         A report, true if nothing is wrong.
 
     Raises:
-        TypeError: if the outputs are no real floats, or key is no key.
+        TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
         ValueError: if init or forward raises, or x is empty or not finite.
     """
+    _check(network)
     params = network.init(key)
     rule = Rule(cost(network, loss), _CostGradient(network, loss), 0, scalar=True)
     whole = judge(state(rule, (params, x, y), (0,), f"{network.name}, {loss.name}"), key, native=native)
@@ -178,6 +185,6 @@ def _leaves(network: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
 
 def _concrete(inputs: Any, key: Array) -> Any:
     """The inputs, or, of those inside a scan, normal numbers of their shape."""
-    if not isinstance(inputs, jax.core.Tracer):
+    if not isinstance(inputs, Tracer):
         return inputs
     return jnp.asarray(generator_of(key).standard_normal(inputs.shape), inputs.dtype)

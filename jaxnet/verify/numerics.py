@@ -10,15 +10,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.verify import kinks, points
 from jaxnet.verify.comparison import UNITS_IN_OWN_DTYPE, Comparison
+from jaxnet.verify.diagnosis import diagnose
+from jaxnet.verify.diagnosis.evidence import Evidence
 from jaxnet.verify.evaluation import DOUBLE, Truth, by_autodiff, by_candidate, truth
 from jaxnet.verify.points import Place
 from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, spacing
 from jaxnet.verify.report import Finding
+from jaxnet.verify.trial import Trial
 
 # A result that is this many times worse than what a rounding of its inputs explains has lost its digits, even where
 # autodiff loses them too: 1e4 units are 13 bits.
 UNITS_LOST = 1e4
+MANY = 0.1
+
+
+def judge(trial: Trial, comparisons: list[Comparison]) -> list[Finding]:
+    """What is lost at the given point, around it and under stress, in the user's dtypes."""
+    problem, generator = trial.problem, trial.generator
+    if not trial.differentiable or not trial.exact:
+        return []
+    given, zeros = (c for c in comparisons if c.place.name in ("given", "zeros"))
+    found: list[Comparison] = []
+    how = kinks.steps(trial)
+    if not trial.native and how is not None:
+        point = points.rounded(problem, points.around(problem, generator, 0.3))
+        around = Place("around", point, points.cotangent(problem, generator))
+        kinked = kinks.slopes(trial, given.place, how, 2).kinked
+        elementwise = acts_elementwise(given, zeros)
+        for place, exempt in ((given.place, kinked), (around, None)):
+            found += against_autodiff(problem, place, generator, traced=trial.traced, exempt=exempt)
+            found += against_conditioning(
+                problem, place, generator, traced=trial.traced, exempt=exempt, elementwise=elementwise
+            )
+    for place in points.stressed(problem, generator):
+        found += against_autodiff(problem, place, generator, traced=trial.traced)
+    return [_checked(trial, comparisons, finding, place) for finding, place in _findings(problem, found)]
+
+
+def _checked(trial: Trial, comparisons: list[Comparison], finding: Finding, place: Place) -> Finding:
+    """The finding, or what is wrong in float64 already where the digits were lost: then it is not the dtype."""
+    leaf = trial.problem.paths.index(finding.path)
+    exact = trial.compare(place)
+    if trial.native or not exact.wrong(leaf).any():
+        return finding
+    generic = [c for c in comparisons if c.place.role == "generic"]
+    evidence = Evidence(trial.problem, (exact, *generic), trial.traced, True)
+    ((kind, text),) = diagnose(evidence, [leaf]).values()
+    return exact.finding(leaf, finding.path, kind, f"{text}; right at other points")
 
 
 def against_autodiff(
@@ -29,7 +69,7 @@ def against_autodiff(
     traced: bool,
     exempt: Leaves | None = None,
 ) -> Iterator[Comparison]:
-    """The candidate in the user's dtypes beside the truth, in units of the error that autodiff makes, element by element.
+    """The candidate in the user's dtypes beside the truth, each element in units of the error that autodiff makes.
 
     That is what one unit in the last place of every input and every intermediate result does, and what autodiff really
     does in this dtype. Exempt elements, those on a kink, are left out; a place whose outputs overflow is passed over.
@@ -59,8 +99,8 @@ def against_conditioning(
 ) -> Iterator[Comparison]:
     """The candidate beside the truth, in units of what one rounding of the inputs does: not everything may be lost.
 
-    A derivative of 2e-9 that comes out as 0 is lost, even if autodiff's is lost too. Where the function acts element by
-    element each element must keep some digits; otherwise what is small beside the leaf's other elements may lose them.
+    A derivative of 2e-9 that comes out as 0 is lost, even if autodiff's is lost too: a leaf must keep some digits, and
+    where the function acts element by element, not many elements may come out as 0 that are not.
     """
     units = [spacing(leaf.dtype) for leaf in problem.differentiated]
     place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
@@ -71,10 +111,12 @@ def against_conditioning(
     noise = []
     for n, g, leaf, answer in zip(exact.noise, exact.gradient, problem.differentiated, found, strict=True):
         limits = jnp.finfo(leaf.dtype)
-        size = np.abs(g) if elementwise else np.full(g.shape, np.sqrt(np.mean(np.square(g))))
-        known = n + float(limits.eps) * size + float(limits.tiny)
-        vanished = answer is not None and not answer.any() and (n < 0.5 * np.abs(g)).all()
-        noise.append(np.full(g.shape, float(limits.tiny) / UNITS_LOST) if vanished else known)
+        known = n + float(limits.eps) * float(np.sqrt(np.mean(np.square(g)))) + float(limits.tiny)
+        flushed = (np.zeros_like(g) if answer is None else answer) == 0
+        flushed &= (n < 0.5 * np.abs(g)) & (np.abs(g) > float(limits.tiny))
+        if flushed.mean() >= (MANY if elementwise else 1):
+            known = np.where(flushed, float(limits.tiny) / UNITS_LOST, known)
+        noise.append(known)
     yield Comparison(place, exact._replace(noise=_without(noise, exempt)), found, UNITS_LOST)
 
 
@@ -132,9 +174,8 @@ def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dty
     return np.where((np.abs(gradient) < 0.5 * float(limits.max)) & (finite | (not tiny)), allowed, np.nan)
 
 
-def findings(problem: Problem, comparisons: list[Comparison]) -> list[Finding]:
-    """What the comparisons say, one finding a leaf: at the place where the most is lost."""
-    found = []
+def _findings(problem: Problem, comparisons: list[Comparison]) -> Iterator[tuple[Finding, Place]]:
+    """What the comparisons say, one finding a leaf with its place: where the most is lost."""
     for leaf, path in enumerate(problem.paths):
         wrong = [c for c in comparisons if c.comparable(leaf) and c.wrong(leaf).any()]
         if not wrong:
@@ -148,12 +189,11 @@ def findings(problem: Problem, comparisons: list[Comparison]) -> list[Finding]:
                 f"in {dtype} it returns NaN or infinity in {lost.sum()} of {bad.size} elements where the right value "
                 "is finite: an intermediate result overflows or divides by 0; write the rule in a form that does not"
             )
-            found.append(worst.finding(leaf, path, "non_finite", text))
+            yield worst.finding(leaf, path, "non_finite", text), worst.place
         else:
             text = (
                 f"the formula is right, but in {dtype} it loses its digits here, {worst.error(leaf):.1e} of the "
                 f"gradient where rounding explains {worst.rounding(leaf):.1e}: it subtracts nearly equal numbers, "
                 "underflows or computes in a narrower dtype; write it in a form that does not"
             )
-            found.append(worst.finding(leaf, path, "precision", text))
-    return found
+            yield worst.finding(leaf, path, "precision", text), worst.place

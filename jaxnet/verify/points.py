@@ -1,7 +1,8 @@
 """Where a rule is judged: at the given point, around it, on kinks and under stress."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ class Place(NamedTuple):
         name: what reports call it.
         point: the differentiated leaves.
         cotangent: what is pulled back there.
+        role: "special" where kinks may be, "cotangent" where the cotangent is unusual, else "generic".
         tiny: whether the numbers are so small that their squares underflow.
         saturating: whether they are where a sigmoid rounds to 0 or 1 in float32 and its derivative in no dtype to 0.
     """
@@ -27,6 +29,7 @@ class Place(NamedTuple):
     name: str
     point: Leaves
     cotangent: Leaves
+    role: Literal["generic", "special", "cotangent"] = "generic"
     tiny: bool = False
     saturating: bool = False
 
@@ -37,11 +40,11 @@ def generator_of(key: Any) -> np.random.Generator:
     Raises:
         TypeError: if it is no key.
     """
-    try:
-        words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-        return np.random.default_rng(np.asarray(words, np.uint32).ravel())
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"key must be a JAX random key such as jax.random.key(0), got {key!r}") from error
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
+    if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
+        raise TypeError(f"key must be one JAX random key, such as jax.random.key(0), got {key!r}")
+    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key).ravel())
 
 
 def cotangent(problem: Problem, generator: np.random.Generator) -> Leaves:
@@ -103,24 +106,27 @@ def _of_unit_scale(leaf: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def special(problem: Problem, generator: np.random.Generator) -> list[Place]:
-    """The given point, which may lie on a kink, and one with every other number 0, where many kinks are."""
-    zeros = [
-        leaf if one_signed(leaf) else leaf * (np.arange(leaf.size).reshape(leaf.shape) % 2) for leaf in given(problem)
-    ]
-    return [
-        Place("given", given(problem), cotangent(problem, generator)),
-        Place("zeros", zeros, cotangent(problem, generator)),
-    ]
+    """The given point, which may lie on a kink, and points with zeros, where many kinks are."""
+
+    def with_zeros(kept: Callable[[np.ndarray], Any]) -> Leaves:
+        return [leaf if one_signed(leaf) else leaf * kept(leaf) for leaf in given(problem)]
+
+    points = {
+        "given": given(problem),
+        "zeros": with_zeros(lambda leaf: np.arange(leaf.size).reshape(leaf.shape) % 2),
+        "all zeros": with_zeros(np.zeros_like),
+    }
+    return [Place(name, point, cotangent(problem, generator), "special") for name, point in points.items()]
 
 
 def cotangents(problem: Problem, generator: np.random.Generator) -> list[Place]:
-    """The given point with a cotangent of zeros, and with one a million times larger: a derivative is linear in it."""
+    """A point with a cotangent of zeros, and with one a million times larger: a derivative is linear in it."""
     if problem.rule.scalar:
         return []
-    usual = cotangent(problem, generator)
+    usual, point = cotangent(problem, generator), around(problem, generator, 0.1)
     return [
-        Place("cotangent of zeros", given(problem), [0 * leaf for leaf in usual]),
-        Place("large cotangent", given(problem), [1e6 * leaf for leaf in usual]),
+        Place("cotangent of zeros", point, [0 * leaf for leaf in usual], "cotangent"),
+        Place("large cotangent", point, [1e6 * leaf for leaf in usual], "cotangent"),
     ]
 
 
@@ -133,8 +139,8 @@ def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
         leaf = problem.differentiated[turn]
         limits = jnp.finfo(leaf.dtype)
         magnitude = stress or math.sqrt(float(limits.tiny))
-        if count > 1 and magnitude * 64 > float(limits.max):
-            continue  # sums of products with it would overflow
+        if count > 1 and magnitude > 1e3:
+            continue  # a product with it is no longer what a logit is
         alternating = np.where(np.arange(leaf.size).reshape(leaf.shape) % 2, -1.0, 1.0)
         for signs in (alternating, -alternating) if leaf.size == 1 else (alternating,):
             point = given(problem)
@@ -143,11 +149,8 @@ def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
                 point[turn], magnitudes, generator.permutation(signs.ravel()).reshape(leaf.shape)
             )
             where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
-            places.append(
-                Place(
-                    where, rounded(problem, point), cotangent(problem, generator), stress is None, stress == STRESS[0]
-                )
-            )
+            stretched = Place(where, rounded(problem, point), cotangent(problem, generator))
+            places.append(stretched._replace(tiny=stress is None, saturating=stress == STRESS[0]))
     return places
 
 

@@ -6,13 +6,16 @@ again whenever a function is called.
 """
 
 import contextlib
+import hashlib
+import operator
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, keystr
+from jax.tree_util import keystr
 
 Leaves = list[Any]
 
@@ -29,6 +32,7 @@ class Rule(NamedTuple):
         scalar: whether the function's output is one number, and the candidate its gradient.
         names: what the entries of the gradient are called in paths, in place of [0], [1], ...
         value: (args) -> outputs as the candidate computes them, where it does.
+        programs: what function and candidate are when traced, so that a changed one is not taken for its old self.
         treedef: the tree of args.
         roles: of each leaf of args: "differentiated", "fixed" or "static".
         kinds: what each leaf of args came as: "jax", "numpy" or "python".
@@ -41,21 +45,21 @@ class Rule(NamedTuple):
     scalar: bool = False
     names: tuple[str, ...] = ()
     value: Callable[[tuple[Any, ...]], Any] | None = None
-    treedef: PyTreeDef | None = None
+    treedef: Any = None
     roles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     static: tuple[Any, ...] = ()
+    programs: tuple[str, ...] = ()
 
     def arguments(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments made of these leaves."""
         sources = {"differentiated": iter(differentiated), "fixed": iter(fixed), "static": iter(self.static)}
-        assert self.treedef is not None
         return jax.tree.unflatten(self.treedef, [next(sources[role]) for role in self.roles])
 
     def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
         """The function's outputs that are floats, as leaves."""
         outputs = self.function(*self.arguments(differentiated, fixed))
-        return [leaf for leaf in jax.tree.leaves(outputs) if is_float(leaf)]
+        return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(outputs)) if is_float(leaf)]
 
     def gradient(self, differentiated: Sequence[Any], fixed: Sequence[Any], cotangent: Sequence[Any]) -> Any:
         """What the candidate returns, whatever that is."""
@@ -72,9 +76,8 @@ class Rule(NamedTuple):
         """The tree of the function's outputs, without their numbers."""
         return jax.eval_shape(lambda *leaves: self.function(*self.arguments(*leaves)), differentiated, fixed)
 
-    def answer_leaves(self) -> tuple[PyTreeDef, list[str], list[bool]]:
+    def answer_leaves(self) -> tuple[Any, list[str], list[bool]]:
         """The tree that the gradient mirrors, its leaves' paths, and which of them are differentiated."""
-        assert self.treedef is not None
         marked = jax.tree.unflatten(self.treedef, self.roles)
         answer = marked[self.answer] if isinstance(self.answer, int) else tuple(marked[i] for i in self.answer)
         pairs, treedef = jax.tree_util.tree_flatten_with_path(answer)
@@ -109,8 +112,26 @@ def is_float(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def positions(argnums: int | Sequence[int], args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The arguments meant by argnums, counted from 0.
+
+    Raises:
+        TypeError: if argnums are no integers, or there are no arguments.
+        ValueError: if one is out of range.
+    """
+    if not args:
+        raise TypeError("there are no arguments to differentiate")
+    several = argnums if isinstance(argnums, Sequence) else (argnums,)
+    if not all(hasattr(number, "__index__") and not isinstance(number, bool) for number in several):
+        raise TypeError(f"argnums must be an integer or a sequence of integers, got {argnums!r}")
+    for number in several:
+        if not -len(args) <= number < len(args):
+            raise ValueError(f"argnums has {number}, but there are {len(args)} arguments")
+    return tuple(operator.index(number) % len(args) for number in several)
+
+
 def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: str) -> Problem:
-    """The problem of judging a rule at these arguments.
+    """The problem of judging a rule at these arguments, argnums counted from 0.
 
     Raises:
         TypeError: if an argument to differentiate is complex or holds nothing to differentiate, or if the outputs are
@@ -118,7 +139,7 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
         ValueError: if argnums are out of range, an array to differentiate is empty, not finite, or, for a scalar
             rule, the output is no single number.
     """
-    chosen = {number % len(args) for number in argnums}
+    chosen = set(argnums)
     roles, kinds, static, differentiated, fixed = [], [], [], [], []
     flat, treedef = jax.tree_util.tree_flatten_with_path(args)
     for path, leaf in flat:
@@ -132,7 +153,7 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
     _, paths, judged = rule.answer_leaves()
     problem = Problem(rule, differentiated, fixed, [p for p, j in zip(paths, judged, strict=True) if j], subject)
     _check_outputs(problem)
-    return problem
+    return problem._replace(rule=rule._replace(programs=_programs(problem)))
 
 
 def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
@@ -146,7 +167,9 @@ def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
     number = isinstance(leaf, float | complex)
     if kind == "python" and not (number and chosen):
         return "static", kind, leaf
-    array = leaf if kind == "jax" else jnp.asarray(leaf)
+    if kind == "numpy" and (leaf.dtype.kind not in "biufcV" or leaf.dtype == np.longdouble):
+        raise TypeError(f"argument {path} has dtype {leaf.dtype}, which JAX cannot hold")
+    array = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
     if chosen and jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"argument {path} is complex; only real gradients are judged: split it into two real arrays")
     if not (chosen and is_float(array)):
@@ -173,6 +196,38 @@ def _check_outputs(problem: Problem) -> None:
         raise TypeError(
             f"verify_gradient needs a function that returns one number, got shapes {shapes}: use verify_vjp"
         )
+
+
+def _programs(problem: Problem) -> tuple[str, ...]:
+    """The function and the candidate as JAX traces them; a candidate that cannot be traced is never compiled."""
+    rule, leaves = problem.rule, (problem.differentiated, problem.fixed)
+    cotangent = [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(rule.output_shapes(*leaves)) if is_float(s)]
+    found = [_printed(jax.make_jaxpr(rule.outputs)(*leaves))]
+    with contextlib.suppress(Exception):
+        found.append(_printed(jax.make_jaxpr(rule.gradient)(*leaves, cotangent)))
+    return tuple(found)
+
+
+def _printed(program: Any) -> str:
+    """A traced program as text, with the numbers that it closes over, without addresses in memory."""
+    digest = hashlib.sha256()
+    for constant in program.consts:
+        digest.update(np.asarray(constant).tobytes() if not _is_key(constant) else str(constant).encode())
+    return re.sub(r"0x[0-9a-f]+", "", str(program)) + digest.hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def draws(problem: Problem) -> bool:
+    """Whether the function draws random numbers: in float64 it would draw others."""
+    return bool(re.search(r"\brandom_(bits|gamma)|threefry|\brng_", problem.rule.programs[0]))
+
+
+def holds_fixed(problem: Problem) -> bool:
+    """Whether the function tells autodiff to take something for constant that is not."""
+    return "stop_gradient" in problem.rule.programs[0]
 
 
 @contextlib.contextmanager

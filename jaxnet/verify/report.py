@@ -82,6 +82,7 @@ class Report:
         return not self.findings
 
     def __bool__(self) -> bool:
+        """Whether the verification passed."""
         return self.passed
 
     def __repr__(self) -> str:
@@ -92,6 +93,7 @@ class Report:
         return f"<Report FAILED: {self.subject}; {_place(first)}: {first.kind}: {first.explanation}>"
 
     def __str__(self) -> str:
+        """The table in plain text."""
         lines = [self._headline(), ""]
         if self.findings:
             rows = [COLUMNS, *map(_row, self.findings)]

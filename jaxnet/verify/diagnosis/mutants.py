@@ -1,9 +1,9 @@
 """Simulates the mistakes that people make in a chain rule, by making them in autodiff.
 
-The function is run equation by equation. At each one the value stays what it is and the derivative is changed: a factor
-g' is left out, doubled or taken of the wrong argument; a path is cut; a matrix is transposed. Differentiating that gives
-the gradient that somebody gets who makes the mistake. Every change hangs on one number of a vector θ, so that all of
-them are compiled once.
+The function is run equation by equation. At each one the value stays what it is and the derivative is changed: a
+factor g' is left out, doubled or taken of the wrong argument; a path is cut; a matrix is transposed. Differentiating
+that gives the gradient that somebody gets who makes the mistake. Every change hangs on one number of a vector θ, so
+that all of them are compiled once.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from jax.extend.core import JaxprEqn, Literal
 from jax.lax import stop_gradient
 
 from jaxnet.verify.evaluation import described, memoized
-from jaxnet.verify.interpreter import compute, inner, interpret
+from jaxnet.verify.interpreter import compute, inner, interpret, shaped
 from jaxnet.verify.problem import Leaves, Problem, Rule, in_float64, is_float, widened
 from jaxnet.verify.report import Kind
 
@@ -115,7 +115,7 @@ class _Surgeon:
                 text = f"one path of the chain rule is missing: through operand {i + 1} of `{name}`"
                 inputs[i] = _scaled(inputs[i], self.slots.take(1.0, ("partial", text, 0.0)))
         outputs = run(*inputs)
-        if not changing or not all(is_float(v.aval) for v in equation.outvars):
+        if not changing or not all(is_float(shaped(v)) for v in equation.outvars):
             return outputs
         activates = _is_activation(equation)
         if activates:
@@ -169,7 +169,7 @@ class _Surgeon:
                 output = output + amount * change
             for activated, z in self.activations:
                 if other is activated:
-                    text = "the gradient of a product is built with the input z of the activation where its output a belongs"
+                    text = "the gradient of a product is built with the activation's input z in place of its output a"
                     amount = self.slots.take(0.0, ("activation", text, 1.0))
                     swapped = stop_gradient(z - other)
                     change = compute(equation, (step, swapped) if i == 0 else (swapped, step))[0]
@@ -188,7 +188,7 @@ class _Surgeon:
 
     def _intruded(self, output: Array) -> Array:
         for text, factor in INTRUDERS:
-            said = f"a factor g'(z) stands where none belongs: {text} derivative, which the rest of the gradient contains already"
+            said = f"a factor g'(z) stands where none belongs: {text} derivative, which the rest contains already"
             amount = self.slots.take(0.0, ("activation", said, 1.0))
             output = _scaled(output, 1 + amount * (factor(stop_gradient(output)) - 1))
         return output
@@ -196,7 +196,7 @@ class _Surgeon:
 
 def _changing(equation: JaxprEqn) -> list[int]:
     """Which operands carry a derivative."""
-    return [i for i, v in enumerate(equation.invars) if not isinstance(v, Literal) and is_float(v.aval)]
+    return [i for i, v in enumerate(equation.invars) if not isinstance(v, Literal) and is_float(shaped(v))]
 
 
 def _is_activation(equation: JaxprEqn) -> bool:
@@ -204,7 +204,7 @@ def _is_activation(equation: JaxprEqn) -> bool:
     changing = _changing(equation)
     if equation.primitive.name not in NONLINEAR or len(changing) != 1 or len(equation.outvars) != 1:
         return False
-    before, after = equation.invars[changing[0]].aval, equation.outvars[0].aval
+    before, after = (shaped(v) for v in (equation.invars[changing[0]], equation.outvars[0]))
     return (before.shape, before.dtype) == (after.shape, after.dtype)
 
 

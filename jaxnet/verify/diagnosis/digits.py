@@ -1,0 +1,58 @@
+"""Right formulas that lose their digits in float64 already."""
+
+import math
+
+import numpy as np
+
+from jaxnet.verify.comparison import Comparison
+from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
+from jaxnet.verify.evaluation import DOUBLE, narrowest
+
+NEARLY = 1e-5
+
+
+def lost_digits(evidence: Evidence) -> Verdict | None:
+    """Everything that is wrong is nearly right."""
+    leaf, shown = evidence.leaf, evidence.shown
+    errors = [c.error(leaf) for c in shown]
+    for comparison in shown:
+        bad = comparison.wrong(leaf)
+        expected = comparison.truth.gradient[leaf][bad]
+        errors.append(float(np.median(np.abs(comparison.answer(leaf)[bad] - expected) / (np.abs(expected) + 1e-300))))
+    if not max(errors) < NEARLY:
+        return None
+    digits = -math.log10(max(*errors, 1e-17))
+    return "precision", (
+        f"the formula agrees to {digits:.0f} digits and no further in float64: part of it is computed in a narrower "
+        "dtype, by finite differences, or as a difference of nearly equal numbers"
+    )
+
+
+def lost_tail(evidence: Evidence) -> Verdict | None:
+    """What is wrong is tiny beside the gradient's size elsewhere, where it is right."""
+    leaf, shown = evidence.leaf, evidence.shown
+
+    def largest(values: np.ndarray, comparison: Comparison) -> float:
+        upstream = math.sqrt(sum(float(np.mean(np.square(c))) for c in comparison.place.cotangent)) or 1.0
+        return float(np.abs(values).max(initial=0)) / upstream
+
+    known = [c for c in evidence.comparisons if c.comparable(leaf)]
+    scale = max(largest(np.where(c.judged(leaf), c.truth.gradient[leaf], 0), c) for c in known)
+    lost = max(largest(np.where(c.wrong(leaf), c.answer(leaf) - c.truth.gradient[leaf], 0), c) for c in shown)
+    if not lost < NEARLY * scale:
+        return None
+    return "precision", "the derivative is lost where it is tiny beside its size elsewhere: it is not 0 there"
+
+
+def narrow(evidence: Evidence) -> Verdict | None:
+    """The candidate rounds to a narrower dtype than the user's, and that explains how far it is off."""
+    leaf, shown = evidence.leaf, evidence.shown
+    if not evidence.traced or not evidence.float64:
+        return None
+    unit = narrowest(evidence.problem, shown[0].place.cotangent)
+    if unit <= DOUBLE or max(c.error(leaf) for c in shown) > 64 * unit:
+        return None
+    return (
+        "precision",
+        f"it is right to {unit:.0e} and no further: part of it is rounded to a dtype of that spacing inside",
+    )

@@ -1,0 +1,189 @@
+"""Mistakes that turn the right gradient into the wrong one by a sign, a factor, a transpose, a term."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jaxnet.verify.comparison import Comparison
+from jaxnet.verify.diagnosis.evidence import OF_THE_NOISE, Evidence, Verdict
+from jaxnet.verify.evaluation import by_candidate
+from jaxnet.verify.problem import Problem
+
+
+def non_finite(evidence: Evidence) -> Verdict | None:
+    """The candidate is NaN or infinite, or the function itself is."""
+    leaf, shown = evidence.leaf, evidence.shown
+    if any(np.isnan(output).any() for c in shown for output in c.truth.outputs):
+        return "non_finite", "the function itself is not finite here, so that rules for it disagree: keep it in range"
+    for comparison in shown:
+        lost = comparison.judged(leaf) & ~np.isfinite(comparison.answer(leaf))
+        if lost.any():
+            return "non_finite", (
+                f"it is NaN or infinite in {lost.sum()} of {lost.size} elements, where the right value is finite: "
+                "look for a division by 0, the logarithm of 0, or ∞ - ∞"
+            )
+    return None
+
+
+def zero(evidence: Evidence) -> Verdict | None:
+    """The candidate is zero at every place."""
+    leaf, shown = evidence.leaf, evidence.shown
+    if any(c.answer(leaf).any() for c in evidence.comparisons):
+        return None
+    none = all(c.candidate[leaf] is None for c in shown)
+    return "zero", "it is " + (
+        "None, which means zeros" if none else "zero everywhere"
+    ) + ": the gradient never arrives"
+
+
+def nonlinear(evidence: Evidence) -> Verdict | None:
+    """Twice the cotangent must give twice the gradient."""
+    leaf, shown = evidence.leaf, evidence.shown
+    if evidence.problem.rule.scalar:
+        return None
+    here = shown[0]
+
+    def times(factor: float) -> np.ndarray:
+        scaled = [factor * c for c in here.place.cotangent]
+        answer = by_candidate(
+            evidence.problem, here.place.point, scaled, traced=evidence.traced, float64=evidence.float64
+        )
+        return here._replace(candidate=answer).answer(leaf)
+
+    once, twice, opposite = here.answer(leaf), times(2.0), times(-1.0)
+    slack = 4 * OF_THE_NOISE * np.linalg.norm(here.truth.noise[leaf]) + 1e-9 * np.linalg.norm(once)
+
+    def same(a: np.ndarray, b: np.ndarray) -> bool:
+        return not np.linalg.norm(a - b) > slack
+
+    if (same(twice, 2 * once) and same(opposite, -once)) or same(twice - once, here.truth.gradient[leaf]):
+        return None  # linear, or a term that does not depend on the cotangent was added
+    if same(twice, once) and same(opposite, once):
+        return "nonlinear", "the cotangent is ignored: multiply by it, the chain rule's factor from above"
+    return "nonlinear", (
+        "twice the cotangent does not give twice the gradient, or its opposite the opposite: a derivative is linear in "
+        "the cotangent"
+    )
+
+
+def proportional(evidence: Evidence) -> Verdict | None:
+    """candidate = k · expected with the same k everywhere."""
+    leaf = evidence.leaf
+    factors = []
+    for comparison in evidence.shown:
+        expected = np.where(comparison.judged(leaf), comparison.truth.gradient[leaf], 0)
+        size = float(np.square(expected).sum())
+        factors.append(float((expected * comparison.answer(leaf)).sum() / size) if size else math.nan)
+    k = float(np.median(factors))
+    same = np.allclose(factors, k, rtol=1e-6 if evidence.float64 else 1e-3)
+    if k == 0 or not same or not evidence.holds(lambda c: k * c.truth.gradient[leaf]):
+        return None
+    if math.isclose(k, -1, rel_tol=1e-3):
+        return "sign", "every entry has the wrong sign"
+    return "scale", _factor_in_words(evidence.problem, k)
+
+
+def _factor_in_words(problem: Problem, k: float) -> str:
+    sign = " and has the wrong sign" if k < 0 else ""
+    k = abs(k)
+    size, much = (k, "large") if k > 1 else (1 / k, "small")
+    text = f"every entry is {size:.6g} times too {much}{sign}"
+    for number, meaning, remedy in _numbers_in_sight(problem):
+        if math.isclose(size, number, rel_tol=1e-4):
+            return f"{text}; {meaning}: {remedy[0] if k > 1 else remedy[1]}"
+    return text
+
+
+def _numbers_in_sight(problem: Problem) -> Iterator[tuple[float, str, tuple[str, str]]]:
+    """Numbers that turn up as wrong factors, what they are and what to do about a gradient too large or too small."""
+    by_mean = ("the mean's 1/{0} is missing, divide by it once", "it is divided by {0} once too often")
+    sizes: dict[int, str] = {}
+    named = [
+        *zip(problem.paths, problem.differentiated, strict=True),
+        *(("a fixed argument", f) for f in problem.fixed),
+    ]
+    leading = {leaf.shape[0] for _, leaf in named if len(leaf.shape) > 1}
+    for name, leaf in [*((n, f) for n, f in named if n == "a fixed argument"), *named]:
+        for axis, length in enumerate(leaf.shape):
+            sizes.setdefault(length, f"{length} is the length of axis {axis} of {name or 'the argument'}")
+        sizes.setdefault(leaf.size, f"{leaf.size} is the number of elements of {name or 'the argument'}")
+    for length, meaning in sizes.items():
+        if length > 2:
+            also = ", the number of examples" if length in leading and "axis 0 of a fixed" in meaning else ""
+            yield length, meaning + also, (by_mean[0].format(length), by_mean[1].format(length))
+    for length, meaning in sizes.items():
+        if length > 2:
+            yield (
+                length**2,
+                f"{meaning}, and it counts twice",
+                (f"divide by {length} twice", f"divide by {length} once"),
+            )
+    yield 2, "the derivative of a square has a factor 2", ("it stands once too often", "it is missing")
+
+
+def transposed(evidence: Evidence) -> Verdict | None:
+    """candidate = expectedᵀ, for a square matrix."""
+    shape = evidence.problem.differentiated[evidence.leaf].shape
+    square = len(shape) == 2 and shape[0] == shape[1]
+    if square and evidence.holds(lambda c: c.truth.gradient[evidence.leaf].T):
+        return "transpose", "it is the transpose of the right gradient: swap the factors of the matrix product"
+    return None
+
+
+def another_leaf(evidence: Evidence) -> Verdict | None:
+    """The candidate's leaf is the gradient of another one."""
+    problem, leaf = evidence.problem, evidence.leaf
+    for other, path in enumerate(problem.paths):
+        same = problem.differentiated[other].shape == problem.differentiated[leaf].shape
+        if other != leaf and same and evidence.holds(lambda c, other=other: c.truth.gradient[other]):
+            return "structure", f"it is the gradient of {path}: the order of the leaves is mixed up"
+    return None
+
+
+def extra_term(evidence: Evidence) -> Verdict | None:
+    """candidate = expected + λ · something in sight, with the same λ everywhere, or λ times a scalar cotangent."""
+    leaf, shown = evidence.leaf, evidence.shown
+    for name, term in _terms(evidence.problem, leaf):
+        factors = []
+        for comparison in shown:
+            error, x = comparison.answer(leaf) - comparison.truth.gradient[leaf], term(comparison)
+            size = float(np.square(x).sum())
+            factors.append(float((x * error).sum() / size) if size else math.nan)
+        for through, upstream in (("", lambda c: 1.0), (", times the cotangent", _scalar_cotangent)):
+            multiples = [factor / (upstream(c) or math.nan) for factor, c in zip(factors, shown, strict=True)]
+            k = multiples[0]
+            if not np.allclose(multiples, k, rtol=1e-3):
+                continue
+            if evidence.holds(lambda c, k=k, x=term, u=upstream: c.truth.gradient[leaf] + k * u(c) * x(c)):
+                if name == "the cotangent" and math.isclose(k, -1, rel_tol=1e-3):
+                    text = "the path that hands the cotangent on as it is, such as a skip connection's, is missing"
+                    return "partial", text
+                decay = ", as weight decay does" * (name == "itself")
+                return "extra_term", f"an extra term is added: {k:.4g} times {name}{through}{decay}"
+    return None
+
+
+def _scalar_cotangent(comparison: Comparison) -> float:
+    upstream = comparison.place.cotangent[0]
+    return float(upstream) if upstream.ndim == 0 else 1.0
+
+
+def _terms(problem: Problem, leaf: int) -> Iterator[tuple[str, Callable[[Comparison], np.ndarray]]]:
+    """What may be added to a leaf's gradient by mistake, and its name."""
+    shape = problem.differentiated[leaf].shape
+    yield "itself", lambda c: c.place.point[leaf]
+    yield "its sign", lambda c: np.sign(c.place.point[leaf])
+    yield "1", lambda c: np.ones(shape)
+    for other, path in enumerate(problem.paths):
+        if other != leaf and problem.differentiated[other].shape == shape:
+            yield path, lambda c, other=other: c.place.point[other]
+            yield f"the gradient of {path}", lambda c, other=other: c.truth.gradient[other]
+    for fixed in problem.fixed:
+        if fixed.shape == shape and getattr(fixed.dtype, "kind", "") in "fiu":
+            yield "a fixed argument", lambda c, fixed=fixed: np.asarray(fixed, np.float64)
+    if not problem.rule.scalar:
+        first, *_ = jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+        if first.shape == shape:
+            yield "the cotangent", lambda c: c.place.cotangent[0]

@@ -1,0 +1,143 @@
+"""The mathematics: every element at every place, Taylor's theorem, and conventions at kinks."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxnet.verify import kinks, taylor
+from jaxnet.verify.comparison import Comparison
+from jaxnet.verify.diagnosis import diagnose
+from jaxnet.verify.diagnosis.evidence import Evidence
+from jaxnet.verify.problem import holds_fixed
+from jaxnet.verify.report import Finding
+from jaxnet.verify.trial import Trial
+
+DIRECTIONS = 3
+
+
+def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list[Finding]:
+    """What is wrong with the numbers; adds notes on conventions."""
+    problem = trial.problem
+    leaves = range(len(problem.paths))
+    by_role = {role: [c for c in comparisons if c.place.role == role] for role in ("special", "generic", "cotangent")}
+    special, generic, pulled = by_role.values()
+    given = special[0]
+    evidence = Evidence(problem, (*generic, given), trial.traced, not trial.native)
+
+    misshapen = [i for i in leaves if not given.comparable(i)]
+    wrong = [i for i in leaves if i not in misshapen and any(c.wrong(i).any() for c in generic)]
+    if wrong and not misshapen and _autodiff_is_wrong(trial, generic):
+        notes.append(
+            "autodiff of the function contradicts Taylor's theorem, and the candidate does not: judged by the latter; "
+            "the function contains a wrong rule"
+        )
+        return []
+    verdicts = diagnose(evidence, [*misshapen, *wrong])
+    findings = []
+    for i, (kind, text) in verdicts.items():
+        shown = [c for c in evidence.comparisons if not c.comparable(i) or c.wrong(i).any()]
+        worst = max(shown, key=lambda c: c.error(i) if c.comparable(i) else math.inf)
+        findings.append(worst.finding(i, problem.paths[i], kind, text))
+
+    open_leaves = [i for i in leaves if i not in verdicts]
+    for i in open_leaves:
+        findings += _unjudged(given, i, problem.paths[i], notes)
+    how = kinks.steps(trial)
+    if trial.differentiable and how is not None:
+        for comparison in special:
+            findings += _at_kinks(trial, comparison, how, generic, open_leaves, notes)
+    settled = {finding.path for finding in findings}
+    for comparison in pulled:
+        for i in open_leaves:
+            if problem.paths[i] not in settled and comparison.wrong(i).any():
+                finite = np.isfinite(comparison.answer(i)).all()
+                text = f"right elsewhere, wrong with a {comparison.place.name}: a derivative is linear in the cotangent"
+                findings.append(comparison.finding(i, problem.paths[i], "nonlinear" if finite else "non_finite", text))
+                settled.add(problem.paths[i])
+    if not findings and generic and trial.differentiable and trial.exact and not trial.native:
+        if holds_fixed(problem):
+            notes.append(
+                "the function contains stop_gradient, so that its slope is not its gradient: judged by autodiff"
+            )
+        else:
+            findings += _taylor(trial, generic)
+    return findings
+
+
+def _unjudged(given: Comparison, leaf: int, path: str, notes: list[str]) -> Iterator[Finding]:
+    """A leaf of which nothing could be judged at the given point must not pass; of which something, gets a note."""
+    unknown = ~given.judged(leaf)
+    if not unknown.all():
+        if unknown.any():
+            where = f"{path or 'gradient'}: at the given point autodiff of the function is not finite in"
+            notes.append(f"{where} {unknown.sum()} of {unknown.size} elements, which are not judged there")
+    else:
+        text = (
+            "autodiff of the function itself is not finite anywhere in this leaf at the given point: there is nothing "
+            "to judge by; choose other inputs"
+        )
+        yield Finding(path, "non_finite", text, where=given.place.name)
+
+
+def _autodiff_is_wrong(trial: Trial, generic: list[Comparison]) -> bool:
+    """Whether Taylor's theorem confirms the candidate and contradicts autodiff."""
+    if trial.native or not trial.differentiable or holds_fixed(trial.problem):
+        return False
+    confirmed = contradicted = 0
+    for comparison in generic[:DIRECTIONS]:
+        direction = taylor.random_direction(comparison.place.point, trial.generator)
+        slope = taylor.along(trial.problem, comparison.place, direction)
+        answer = [comparison.answer(i) for i in range(len(direction))]
+        confirmed += math.isfinite(slope.doubt) and taylor.agrees(answer, direction, slope)
+        contradicted += not taylor.agrees(comparison.truth.gradient, direction, slope)
+    return confirmed == contradicted > 0
+
+
+def _taylor(trial: Trial, generic: list[Comparison]) -> Iterator[Finding]:
+    """The candidate agrees with autodiff; the function itself decides whether autodiff is right."""
+    comparison = generic[min(1, len(generic) - 1)]
+    for i, path in enumerate(trial.problem.paths):
+        direction = [np.zeros(leaf.shape) for leaf in comparison.place.point]
+        direction[i] = taylor.random_direction(comparison.place.point, trial.generator)[i]
+        slope = taylor.along(trial.problem, comparison.place, direction)
+        answer = [comparison.answer(j) for j in range(len(direction))]
+        if math.isfinite(slope.doubt) and not taylor.agrees(answer, direction, slope):
+            claimed = sum(float((g * v).sum()) for g, v in zip(answer, direction, strict=True))
+            text = (
+                f"it agrees with autodiff, but not with the function: along a direction the function's slope is "
+                f"{slope.value:.6g} and the gradient says {claimed:.6g}; a rule inside the function is wrong"
+            )
+            yield Finding(path, "unknown", text, where=comparison.place.name)
+
+
+def _at_kinks(
+    trial: Trial,
+    comparison: Comparison,
+    how: kinks.Steps,
+    generic: list[Comparison],
+    leaves: list[int],
+    notes: list[str],
+) -> list[Finding]:
+    """Rule 4: at a kink any value between the one-sided slopes passes, and the convention is named."""
+    problem, findings = trial.problem, []
+    beside = kinks.slopes(trial, comparison.place, how, 2)
+    for rounds in (6, 24):
+        if any(kinks.outside(comparison, i, beside).any() for i in leaves):
+            beside = beside.joined(kinks.slopes(trial, comparison.place, how, rounds))
+    for i in leaves:
+        bad = kinks.outside(comparison, i, beside)
+        convention = kinks.convention(comparison, i, problem.paths[i], beside)
+        if not bad.any():
+            notes += [convention] if convention else []
+        elif not np.isfinite(comparison.answer(i)[bad]).all():
+            text = "it is NaN or infinite at this point, where the right value is finite: look for a division by 0"
+            findings.append(comparison.finding(i, problem.paths[i], "non_finite", text))
+        elif (bad & beside.kinked[i]).any():
+            text = f"outside the one-sided slopes of a kink; {convention}; any value between them is right"
+            findings.append(comparison.finding(i, problem.paths[i], "kink", text, bad))
+        else:
+            evidence = Evidence(problem, (comparison, *generic), trial.traced, not trial.native)
+            ((kind, text),) = diagnose(evidence, [i]).values()
+            findings.append(comparison.finding(i, problem.paths[i], kind, text + "; right at generic points", bad))
+    return findings

@@ -1,0 +1,119 @@
+"""How a candidate is judged: in which dtypes it and the truth are computed, and the comparison at a place."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.verify import points, taylor
+from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE, Comparison
+from jaxnet.verify.evaluation import (
+    DOUBLE,
+    CandidateError,
+    by_candidate,
+    outputs_alone,
+    outputs_and_gradients,
+    stacked,
+    truth,
+)
+from jaxnet.verify.points import Place
+from jaxnet.verify.problem import Problem, draws, spacing
+
+
+class Trial(NamedTuple):
+    """How the candidate is judged.
+
+    Attributes:
+        problem: the function and the candidate.
+        generator: of everything random.
+        native: whether the candidate runs in the user's dtypes, not in float64.
+        exact: whether the function runs in float64.
+        traced: whether the candidate is compiled.
+        differentiable: whether autodiff can differentiate the function.
+        unit: one unit in the last place of what the candidate computes in.
+    """
+
+    problem: Problem
+    generator: np.random.Generator
+    native: bool
+    exact: bool
+    traced: bool
+    differentiable: bool
+    unit: float
+
+    def compare(self, place: Place) -> Comparison:
+        """The candidate beside the truth at a place."""
+        problem = self.problem
+        if self.native:
+            place = place._replace(point=points.rounded(problem, place.point))
+        if self.differentiable:
+            units = [self.unit] * len(place.point)
+            exact = truth(
+                problem,
+                place.point,
+                place.cotangent,
+                self.generator,
+                at_inputs=units,
+                inside=self.unit,
+                float64=self.exact,
+            )
+        else:
+            exact = taylor.by_differences(problem, place, self.generator)
+        answer = by_candidate(problem, place.point, place.cotangent, traced=self.traced, float64=not self.native)
+        return Comparison(place, exact, answer, UNITS_IN_FLOAT64 if self.unit == DOUBLE else UNITS_IN_OWN_DTYPE)
+
+
+def prepare(
+    problem: Problem, generator: np.random.Generator, given: Place, *, native: bool, traced: bool
+) -> tuple[Trial, list[str]]:
+    """How the candidate can be judged: in float64 where function and candidate run in it, and notes where not.
+
+    Raises:
+        ValueError: if the function can neither run in float64 nor be differentiated by JAX.
+    """
+    notes: list[str] = []
+    trial = Trial(problem, generator, native, True, traced, True, own_unit(problem) if native else DOUBLE)
+    own = trial._replace(native=True, exact=False, unit=own_unit(problem))
+    if draws(problem):
+        return own, ["in float64 the function would draw other random numbers: judged in the arguments' dtypes alone"]
+    error = _autodiff_fails(trial, given)
+    if error is not None:
+        if _evaluates(problem, given):
+            trial = trial._replace(differentiable=False)
+            notes.append(f"autodiff cannot differentiate the function ({error}): central differences stand in for it")
+        elif _autodiff_fails(own, given) is None:
+            return own, [f"the function does not run in float64 ({error}): judged in the arguments' dtypes alone"]
+        else:
+            raise ValueError(
+                f"the function can neither run in float64 nor be differentiated by JAX ({error}): "
+                "give a plain JAX function as the reference"
+            )
+    if not native:
+        try:
+            by_candidate(problem, points.given(problem), given.cotangent, traced=traced, float64=True)
+        except CandidateError as error:
+            trial = trial._replace(native=True, unit=own_unit(problem))
+            name = type(error.__cause__).__name__
+            notes.append(f"the candidate does not run in float64 ({name}): judged in the arguments' dtypes alone")
+    return trial, notes
+
+
+def own_unit(problem: Problem) -> float:
+    """One unit in the last place of the narrowest of the user's dtypes."""
+    return max(spacing(leaf.dtype) for leaf in problem.differentiated)
+
+
+def _autodiff_fails(trial: Trial, place: Place) -> str | None:
+    """What autodiff of the function raises, if it does."""
+    try:
+        outputs_and_gradients(trial.problem, stacked(place.point), stacked(place.cotangent), float64=trial.exact)
+    except Exception as error:  # whatever it is, the caller turns to another way of judging and says so
+        return type(error).__name__
+    return None
+
+
+def _evaluates(problem: Problem, place: Place) -> bool:
+    try:
+        outputs_alone(problem, stacked(place.point))
+    except Exception:  # as above
+        return False
+    return True
