@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, COLOURS, GREY, MARKERS, RED
@@ -277,8 +277,8 @@ def _units(specimen: Specimen, report: Report) -> float:
         return math.nan if report.findings or at_kinks else max(report.leaves.values(), default=math.nan)
     if specimen.kind in WITHOUT_SIZE:
         return math.nan
-    wrong = [report.leaves.get(f.path, math.nan) for f in report.findings if f.kind not in WITHOUT_SIZE]
-    return min((units for units in wrong if math.isfinite(units)), default=math.nan)
+    sizes = [f.error / f.rounding for f in report.findings if f.kind not in WITHOUT_SIZE and f.rounding > 0]
+    return min((units for units in sizes if math.isfinite(units)), default=math.nan)
 
 
 def _share(judge: str, verdicts: list[Verdict]) -> float:
@@ -401,16 +401,17 @@ def _draw_gap(panel: Axes, drawn: dict[str, Any]) -> None:
     smallest = 1e-3
     units = {name: np.maximum(drawn[f"units_{name}"], smallest) for name in ("right", "wrong")}
     largest = max(np.max(numbers, initial=10 * drawn["limit"]) for numbers in units.values())
-    edges = 10.0 ** np.arange(math.log10(smallest), math.ceil(math.log10(largest)) + 1, 0.5)
+    highest = math.ceil(math.log10(largest))
+    edges = 10.0 ** np.arange(math.log10(smallest), highest + 1, 0.5)
     for (name, numbers), colour in zip(units.items(), (BLUE, RED), strict=True):
-        panel.hist(numbers, edges, color=colour, label=f"{name} rules", edgecolor="white", linewidth=0.5)
+        panel.hist(numbers, edges.tolist(), color=colour, label=f"{name} rules", edgecolor="white", linewidth=0.5)
     panel.axvline(drawn["limit"], color=GREY, linestyle="--", linewidth=1)
-    beside = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "color": GREY}
+    beside: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "color": GREY}
     panel.annotate("limit", (drawn["limit"], 1), (4, -10), **beside)
     panel.annotate("exactly 0", (smallest, 0), (-8, 6), rotation=90, **beside)
     panel.set(xscale="log", xlabel="largest error, in units of measured rounding", ylabel="cases")
     panel.set_xlim(smallest / 10, None)
-    panel.xaxis.set_major_locator(LogLocator(numticks=9))
+    panel.set_xticks(10.0 ** np.arange(0, highest + 1, 4))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_title("The gap between right and wrong rules")
-    panel.legend(loc="upper center")
+    panel.legend(loc=(0.45, 0.5))

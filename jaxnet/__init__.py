@@ -26,6 +26,7 @@ from jaxnet.initializers import (
     scaled_identity,
     zeros,
 )
+from jaxnet.interop import as_custom_vjp
 from jaxnet.layers import Dense, Layer, dense, elementwise, map_layers, repeat, serial
 from jaxnet.losses import (
     Loss,
@@ -47,16 +48,28 @@ from jaxnet.network import (
 from jaxnet.optimizers import adam, gradient_descent, heavy_ball, momentum, nesterov, rmsprop
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
 from jaxnet.training import History, TrainState, fit, init_state, train_epochs, train_step
+from jaxnet.verify import (
+    Finding,
+    Report,
+    verify_custom_vjp,
+    verify_gradient,
+    verify_layer,
+    verify_network,
+    verify_vjp,
+)
 
 __all__ = [
     "Activation",
     "Dense",
+    "Finding",
     "History",
     "Layer",
     "Loss",
+    "Report",
     "Standardization",
     "TrainState",
     "adam",
+    "as_custom_vjp",
     "binary_cross_entropy",
     "constant",
     "cost",
@@ -107,5 +120,10 @@ __all__ = [
     "textbook_cross_entropy",
     "train_epochs",
     "train_step",
+    "verify_custom_vjp",
+    "verify_gradient",
+    "verify_layer",
+    "verify_network",
+    "verify_vjp",
     "zeros",
 ]

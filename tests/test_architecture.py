@@ -17,6 +17,38 @@ ORDER = [
     "optimizers",
     "terminal",
     "training",
+    "interop",
+    "verify.report",
+    "verify.problem",
+    "verify.interpreter",
+    "verify.evaluation",
+    "verify.points",
+    "verify.comparison",
+    "verify.taylor",
+    "verify.trial",
+    "verify.kinks",
+    "verify.diagnosis.evidence",
+    "verify.diagnosis.transformations",
+    "verify.diagnosis.digits",
+    "verify.diagnosis.elements",
+    "verify.diagnosis.examples",
+    "verify.diagnosis.mutants",
+    "verify.diagnosis.elementwise",
+    "verify.diagnosis.shapes",
+    "verify.diagnosis.simulated",
+    "verify.diagnosis",
+    "verify.contract",
+    "verify.calls",
+    "verify.mathematics",
+    "verify.numerics",
+    "verify.judge",
+    "verify.gradients",
+    "verify.networks",
+    "verify",
+    "verify.specimen",
+    "verify.subjects",
+    "verify.mistakes",
+    "verify.right_rules",
 ]
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian", "hessian",
@@ -61,12 +93,20 @@ def test_autodiff_is_found_however_it_is_written(source):
 @pytest.mark.parametrize("module", ORDER)
 def test_modules_import_only_from_those_above(module):
     above = {f"jaxnet.{name}" for name in ORDER[: ORDER.index(module)]}
-    used = {name for name, _ in imports((PACKAGE / f"{module}.py").read_text()) if name.startswith("jaxnet")}
+    path = PACKAGE / (module.replace(".", "/") + ".py")
+    if not path.exists():
+        path = path.with_suffix("") / "__init__.py"
+    used = set()
+    for name, imported in imports(path.read_text()):
+        if name.startswith("jaxnet"):
+            submodule = f"{name}.{imported}"
+            used.add(submodule if submodule.removeprefix("jaxnet.") in ORDER else name)
     assert used <= above
 
 
 def test_order_names_every_module():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    assert {name.removesuffix(".__init__") for name in found} - {"__init__"} == set(ORDER)
 
 
 @pytest.mark.parametrize("path", core_modules(), ids=lambda path: path.stem)

@@ -101,8 +101,8 @@ def _form(path: str, leaf: Any, own: Any) -> list[Finding]:
             Finding(path, "impure", "it returns a tracer kept from an earlier trace: compute it from the arguments")
         ]
     numeric = isinstance(leaf, int | jax.Array | np.ndarray | np.generic)
-    dtype = leaf.dtype if numeric and not isinstance(leaf, int) else np.dtype(int)
-    if not numeric or dtype == jax.dtypes.float0 or (not jnp.issubdtype(dtype, jnp.number) and dtype != bool):
+    dtype = np.dtype(int) if isinstance(leaf, int) else getattr(leaf, "dtype", np.dtype(object))
+    if not numeric or dtype == jax.dtypes.float0 or not jnp.issubdtype(dtype, jnp.number):
         return [Finding(path, "structure", f"expected an array of floats, got {type(leaf).__name__}: {leaf!r:.80}")]
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return [Finding(path, "dtype", f"the gradient is {dtype}, the argument {own.dtype}: take the real part")]

@@ -177,9 +177,8 @@ def outputs_and_gradients(
             cotangents = in_the_dtypes_of_the_outputs(problem, cotangents)
         shapes = (described([leaf[0] for leaf in points]), described(fixed), described([c[0] for c in cotangents]))
         program = _reference(problem.rule, *shapes)
-        rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings))).astype(
-            np.int64 if float64 else np.int32
-        )
+        rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings)))
+        rows = rows.astype(np.int64 if float64 else np.int32)
         outputs, gradients = program.run(points, fixed, cotangents, rows)
         return widened(outputs), widened(gradients)
 

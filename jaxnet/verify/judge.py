@@ -44,18 +44,19 @@ def judge(problem: Problem, key: Any, *, native: bool = False) -> Report:
         findings += numerics.judge(trial, comparisons)
     if not findings:
         findings += calls.same_however_called(trial, comparisons, notes)
+    reported = {finding.path for finding in findings}
     leaves = {
-        path: max((_units_within(c, i) for c in comparisons if c.comparable(i)), default=math.inf)
+        path: max((_units(c, i, path in reported) for c in comparisons if c.comparable(i)), default=math.inf)
         for i, path in enumerate(problem.paths)
     }
     conditions = _conditions(problem, trial.native, len(comparisons))
     return Report(problem.subject, tuple(findings), leaves, tuple(notes), conditions)
 
 
-def _units_within(comparison: Comparison, leaf: int) -> float:
-    """The largest error that rounding explains, in units of it."""
+def _units(comparison: Comparison, leaf: int, wrong: bool) -> float:
+    """The largest error in units of rounding; in a leaf that is right, without what a convention at a kink explains."""
     units = comparison.units(leaf)
-    return float(units.max(initial=0, where=units <= comparison.limit))
+    return float(units.max(initial=0, where=wrong | (units <= comparison.limit)))
 
 
 def _conditions(problem: Problem, native: bool, places: int) -> dict[str, str]:

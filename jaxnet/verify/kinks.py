@@ -55,7 +55,7 @@ def slopes(trial: Trial, place: Place, how: Steps, rounds: int) -> Slopes:
     (low, high), (lower, higher) = _extremes(trial, place, how.wide, rounds), _extremes(trial, place, how.close, 1)
     with np.errstate(all="ignore"):
         kinked = [
-            (b - a > how.jump * _largest(a, b)) & (d - c > 0.1 * (b - a)) & np.isfinite(b - a)
+            (b - a > how.jump * _largest(a, b)) & (d - c > 0.1 * (b - a)) & (d - c < 10 * (b - a)) & np.isfinite(b - a)
             for a, b, c, d in zip(low, high, lower, higher, strict=True)
         ]
     return Slopes(low, high, kinked, how.jump)
@@ -87,19 +87,19 @@ def _largest(low: np.ndarray, high: np.ndarray) -> float:
 def outside(comparison: Comparison, leaf: int, beside: Slopes) -> np.ndarray:
     """The elements that are wrong or on a kink, and not between the slopes right beside the point.
 
-    Autodiff itself may be wrong in a point, as where `jnp.where` singles it out; its neighbours are not.
+    Autodiff itself may be wrong in a point, as where `jnp.where` singles it out, or NaN; its neighbours are not.
     """
     low, high = beside.lowest[leaf], beside.highest[leaf]
     found = comparison.answer(leaf)
     slack = beside.jump * _largest(low, high)
     with np.errstate(all="ignore"):
         between = (found >= low - slack) & (found <= high + slack)
-    return (comparison.wrong(leaf) | beside.kinked[leaf]) & comparison.judged(leaf) & ~between
+    return (comparison.wrong(leaf) | beside.kinked[leaf]) & ~between
 
 
 def convention(comparison: Comparison, leaf: int, path: str, beside: Slopes) -> str:
     """The convention that the candidate follows at the kinks of a leaf, in a sentence; empty if it has no kinks."""
-    kinked = beside.kinked[leaf] & comparison.judged(leaf)
+    kinked = beside.kinked[leaf]
     if not kinked.any():
         return ""
     index = tuple(int(i) for i in np.argwhere(kinked)[0])

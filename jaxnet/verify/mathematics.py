@@ -41,12 +41,17 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
         findings.append(worst.finding(i, problem.paths[i], kind, text))
 
     open_leaves = [i for i in leaves if i not in verdicts]
-    for i in open_leaves:
-        findings += _unjudged(given, i, problem.paths[i], notes)
     how = kinks.steps(trial)
+    known = {i: given.judged(i) for i in open_leaves}
     if trial.differentiable and how is not None:
         for comparison in special:
-            findings += _at_kinks(trial, comparison, how, generic, open_leaves, notes)
+            beside = _beside(trial, comparison, how, open_leaves)
+            unsettled = [i for i in open_leaves if problem.paths[i] not in {finding.path for finding in findings}]
+            findings += _at_kinks(trial, comparison, beside, generic, unsettled, notes)
+            if comparison is given:
+                known = {i: known[i] | beside.kinked[i] for i in open_leaves}
+    for i in open_leaves:
+        findings += _unjudged(~known[i], given, problem.paths[i], notes)
     settled = {finding.path for finding in findings}
     for comparison in pulled:
         for i in open_leaves:
@@ -58,26 +63,24 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
     if not findings and generic and trial.differentiable and trial.exact and not trial.native:
         if holds_fixed(problem):
             notes.append(
-                "the function contains stop_gradient, so that its slope is not its gradient: judged by autodiff"
+                "stop_gradient in the function makes its slope another than its gradient: autodiff alone judges"
             )
         else:
             findings += _taylor(trial, generic)
     return findings
 
 
-def _unjudged(given: Comparison, leaf: int, path: str, notes: list[str]) -> Iterator[Finding]:
+def _unjudged(unknown: np.ndarray, given: Comparison, path: str, notes: list[str]) -> Iterator[Finding]:
     """A leaf of which nothing could be judged at the given point must not pass; of which something, gets a note."""
-    unknown = ~given.judged(leaf)
-    if not unknown.all():
-        if unknown.any():
-            where = f"{path or 'gradient'}: at the given point autodiff of the function is not finite in"
-            notes.append(f"{where} {unknown.sum()} of {unknown.size} elements, which are not judged there")
-    else:
+    if unknown.all():
         text = (
             "autodiff of the function itself is not finite anywhere in this leaf at the given point: there is nothing "
             "to judge by; choose other inputs"
         )
         yield Finding(path, "non_finite", text, where=given.place.name)
+    elif unknown.any():
+        where = f"{path or 'gradient'}: at the given point autodiff of the function is not finite in"
+        notes.append(f"{where} {unknown.sum()} of {unknown.size} elements, which are not judged there")
 
 
 def _autodiff_is_wrong(trial: Trial, generic: list[Comparison]) -> bool:
@@ -111,25 +114,31 @@ def _taylor(trial: Trial, generic: list[Comparison]) -> Iterator[Finding]:
             yield Finding(path, "unknown", text, where=comparison.place.name)
 
 
+def _beside(trial: Trial, comparison: Comparison, how: kinks.Steps, leaves: list[int]) -> kinks.Slopes:
+    """The slopes beside a point, with more of them where the candidate is not among the first."""
+    beside = kinks.slopes(trial, comparison.place, how, 2)
+    for rounds in (6, 24):
+        if any(kinks.outside(comparison, i, beside).any() for i in leaves):
+            beside = beside.joined(kinks.slopes(trial, comparison.place, how, rounds))
+    return beside
+
+
 def _at_kinks(
     trial: Trial,
     comparison: Comparison,
-    how: kinks.Steps,
+    beside: kinks.Slopes,
     generic: list[Comparison],
     leaves: list[int],
     notes: list[str],
 ) -> list[Finding]:
     """Rule 4: at a kink any value between the one-sided slopes passes, and the convention is named."""
     problem, findings = trial.problem, []
-    beside = kinks.slopes(trial, comparison.place, how, 2)
-    for rounds in (6, 24):
-        if any(kinks.outside(comparison, i, beside).any() for i in leaves):
-            beside = beside.joined(kinks.slopes(trial, comparison.place, how, rounds))
     for i in leaves:
         bad = kinks.outside(comparison, i, beside)
         convention = kinks.convention(comparison, i, problem.paths[i], beside)
         if not bad.any():
-            notes += [convention] if convention else []
+            if convention and not any(note.startswith(f"{problem.paths[i] or 'gradient'}: at ") for note in notes):
+                notes.append(convention)
         elif not np.isfinite(comparison.answer(i)[bad]).all():
             text = "it is NaN or infinite at this point, where the right value is finite: look for a division by 0"
             findings.append(comparison.finding(i, problem.paths[i], "non_finite", text))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Literal, jaxprs_in_params
 from jax.lax import stop_gradient
 
 from jaxnet.verify.evaluation import described, memoized
@@ -184,7 +184,14 @@ class _Surgeon:
             ("scale", f"one path counts twice: the one through `{name}`", 2.0),
             ("scale", f"one path counts half: the one through `{name}`", 0.5),
         )
-        return _scaled(output, factor)
+        output = _scaled(output, factor)
+        if output.ndim < 2 or len(output) < 2:
+            return output
+        for which, row in (("last", len(output) - 1), ("first", 0)):
+            text = f"the {which} row of `{name}`, an example perhaps, is left out of the gradient"
+            mask = jnp.expand_dims(jnp.arange(len(output)) == row, range(1, output.ndim)).astype(output.dtype)
+            output = _scaled(output, 1 - self.slots.take(0.0, ("partial", text, 1.0)) * mask)
+        return output
 
     def _intruded(self, output: Array) -> Array:
         for text, factor in INTRUDERS:
@@ -204,8 +211,19 @@ def _is_activation(equation: JaxprEqn) -> bool:
     changing = _changing(equation)
     if equation.primitive.name not in NONLINEAR or len(changing) != 1 or len(equation.outvars) != 1:
         return False
+    if str(equation.params.get("name", "")).startswith("_") or any(map(_mixes, jaxprs_in_params(equation.params))):
+        return False
     before, after = (shaped(v) for v in (equation.invars[changing[0]], equation.outvars[0]))
     return (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+def _mixes(program: Any) -> bool:
+    """Whether a program does more than act element by element."""
+    return any(
+        equation.primitive.name.startswith(("reduce", "dot", "conv", "cum", "gather", "scatter", "sort", "argm"))
+        or any(map(_mixes, jaxprs_in_params(equation.params)))
+        for equation in program.eqns
+    )
 
 
 def _operate(program: Any, slots: _Slots, leaves: list[Any]) -> list[Any]:

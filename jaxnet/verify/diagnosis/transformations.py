@@ -90,37 +90,27 @@ def _factor_in_words(problem: Problem, k: float) -> str:
     k = abs(k)
     size, much = (k, "large") if k > 1 else (1 / k, "small")
     text = f"every entry is {size:.6g} times too {much}{sign}"
-    for number, meaning, remedy in _numbers_in_sight(problem):
+    for number, if_large, if_small in _numbers_in_sight(problem):
         if math.isclose(size, number, rel_tol=1e-4):
-            return f"{text}; {meaning}: {remedy[0] if k > 1 else remedy[1]}"
+            return f"{text}; {if_large if k > 1 else if_small}"
     return text
 
 
-def _numbers_in_sight(problem: Problem) -> Iterator[tuple[float, str, tuple[str, str]]]:
-    """Numbers that turn up as wrong factors, what they are and what to do about a gradient too large or too small."""
-    by_mean = ("the mean's 1/{0} is missing, divide by it once", "it is divided by {0} once too often")
+def _numbers_in_sight(problem: Problem) -> Iterator[tuple[float, str, str]]:
+    """Numbers that turn up as wrong factors, and what to do about a gradient so much too large or too small."""
+    fixed = [("a fixed argument", leaf) for leaf in problem.fixed]
     sizes: dict[int, str] = {}
-    named = [
-        *zip(problem.paths, problem.differentiated, strict=True),
-        *(("a fixed argument", f) for f in problem.fixed),
-    ]
-    leading = {leaf.shape[0] for _, leaf in named if len(leaf.shape) > 1}
-    for name, leaf in [*((n, f) for n, f in named if n == "a fixed argument"), *named]:
+    for name, leaf in [*fixed, *zip(problem.paths, problem.differentiated, strict=True)]:
         for axis, length in enumerate(leaf.shape):
-            sizes.setdefault(length, f"{length} is the length of axis {axis} of {name or 'the argument'}")
+            examples = ", the number of examples" if name == "a fixed argument" and axis == 0 else ""
+            sizes.setdefault(length, f"{length} is the length of axis {axis} of {name or 'the argument'}{examples}")
         sizes.setdefault(leaf.size, f"{leaf.size} is the number of elements of {name or 'the argument'}")
-    for length, meaning in sizes.items():
-        if length > 2:
-            also = ", the number of examples" if length in leading and "axis 0 of a fixed" in meaning else ""
-            yield length, meaning + also, (by_mean[0].format(length), by_mean[1].format(length))
-    for length, meaning in sizes.items():
-        if length > 2:
-            yield (
-                length**2,
-                f"{meaning}, and it counts twice",
-                (f"divide by {length} twice", f"divide by {length} once"),
-            )
-    yield 2, "the derivative of a square has a factor 2", ("it stands once too often", "it is missing")
+    lengths = {length: meaning for length, meaning in sizes.items() if length > 2}
+    for n, meaning in lengths.items():
+        yield n, f"{meaning}: divide by {n} once", f"{meaning}: it is divided by {n} once too often"
+    for n, meaning in lengths.items():
+        yield n**2, f"{meaning}: divide by {n} twice", f"{meaning}: it is divided by {n} twice too often"
+    yield 2, "a factor 2, or a missing ½, as of the derivative of a square", "the 2 of a square's derivative is missing"
 
 
 def transposed(evidence: Evidence) -> Verdict | None:

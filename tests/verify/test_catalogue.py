@@ -1,0 +1,50 @@
+"""Every planted mistake is found and named, every right rule passes."""
+
+import collections
+import typing
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnet.verify import verify_vjp
+from jaxnet.verify.mistakes import MISTAKES
+from jaxnet.verify.report import Kind
+from jaxnet.verify.right_rules import RIGHT_RULES
+
+SCALES = [0.1, 10.0]
+
+
+def reports(specimen):
+    """A report at each weight scale."""
+    for scale in SCALES:
+        arguments = specimen.arguments(np.random.default_rng(0), scale)
+        yield verify_vjp(specimen.function, specimen.backward, *arguments, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("specimen", MISTAKES, ids=lambda specimen: specimen.name)
+def test_mistake_is_found_and_named(specimen):
+    for scale, report in zip(SCALES, reports(specimen), strict=True):
+        assert not report.passed, scale
+        assert report.findings[0].kind == specimen.kind, (scale, str(report))
+
+
+@pytest.mark.parametrize("specimen", RIGHT_RULES, ids=lambda specimen: specimen.name)
+def test_right_rule_passes(specimen):
+    for report in reports(specimen):
+        report.raise_if_failed()
+
+
+@pytest.mark.parametrize(("specimens", "least"), [(MISTAKES, 60), (RIGHT_RULES, 40)], ids=["mistakes", "right rules"])
+def test_catalogue_is_large(specimens, least):
+    assert len(specimens) >= least
+
+
+def test_catalogue_names_are_distinct():
+    names = collections.Counter(specimen.name for specimen in (*MISTAKES, *RIGHT_RULES))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_catalogue_plants_kinds_that_reports_know():
+    assert {specimen.kind for specimen in MISTAKES} <= set(typing.get_args(Kind))
+    assert {specimen.kind for specimen in RIGHT_RULES} == {None}
