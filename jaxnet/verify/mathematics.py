@@ -61,12 +61,11 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
                 findings.append(comparison.finding(i, problem.paths[i], "nonlinear" if finite else "non_finite", text))
                 settled.add(problem.paths[i])
     if not findings and generic and trial.differentiable and trial.exact and not trial.native:
-        if holds_fixed(problem):
-            notes.append(
-                "stop_gradient in the function makes its slope another than its gradient: autodiff alone judges"
-            )
+        contradicted = list(_taylor(trial, generic))
+        if contradicted and holds_fixed(problem):
+            notes.append("stop_gradient makes the function's slope another than its gradient: autodiff alone judges")
         else:
-            findings += _taylor(trial, generic)
+            findings += contradicted
     return findings
 
 

@@ -15,10 +15,10 @@ def lost_digits(evidence: Evidence) -> Verdict | None:
     """Everything that is wrong is nearly right, in no pattern."""
     leaf, shown = evidence.leaf, evidence.shown
     errors = [c.error(leaf) for c in shown]
+    if _few(evidence):
+        return None
     for comparison in shown:
         bad = comparison.wrong(leaf)
-        if bad.size >= 100 and bad.mean() < 0.01:
-            return None
         expected = comparison.truth.gradient[leaf][bad]
         errors.append(float(np.median(np.abs(comparison.answer(leaf)[bad] - expected) / (np.abs(expected) + 1e-300))))
     if not max(errors) < NEARLY:
@@ -33,6 +33,11 @@ def lost_digits(evidence: Evidence) -> Verdict | None:
         f"the formula agrees to {digits:.0f} digits and no further in float64: part of it is computed in a narrower "
         "dtype, by finite differences, or as a difference of nearly equal numbers"
     )
+
+
+def _few(evidence: Evidence) -> bool:
+    """Whether less than a hundredth of a large leaf is wrong: rounding would not choose so few."""
+    return any(bad.size >= 100 and bad.mean() < 0.01 for bad in (c.wrong(evidence.leaf) for c in evidence.shown))
 
 
 def _small_and_smooth(evidence: Evidence) -> bool:
@@ -67,7 +72,7 @@ def lost_tail(evidence: Evidence) -> Verdict | None:
 def narrow(evidence: Evidence) -> Verdict | None:
     """The candidate rounds to a narrower dtype than the user's, and that explains how far it is off."""
     leaf, shown = evidence.leaf, evidence.shown
-    if not evidence.traced or not evidence.float64:
+    if not evidence.traced or not evidence.float64 or _few(evidence):
         return None
     unit = narrowest(evidence.problem, shown[0].place.cotangent)
     if unit <= DOUBLE or max(c.error(leaf) for c in shown) > 64 * unit:
