@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxnet.verify.candidate import by_candidate, narrowest_value, value_by_candidate, vmapped
 from jaxnet.verify.comparison import UNITS_IN_OWN_DTYPE, Comparison
-from jaxnet.verify.evaluation import by_candidate, narrowest_value, value_by_candidate, vmapped
 from jaxnet.verify.report import Finding
 from jaxnet.verify.trial import Trial
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.evaluation import Truth
 from jaxnet.verify.points import Place
 from jaxnet.verify.problem import Leaves
+from jaxnet.verify.reference import Truth
 from jaxnet.verify.report import Finding, Kind
 
 # Right gradients stay below about 30 units of measured rounding and the mildest mistakes begin at a billion, so that

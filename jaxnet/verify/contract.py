@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet.verify.evaluation import CandidateError, StructureError, as_came, by_candidate, entries
+from jaxnet.verify.candidate import CandidateError, StructureError, as_came, by_candidate, entries
 from jaxnet.verify.points import Place, given
 from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, spacing
 from jaxnet.verify.report import Finding, Kind

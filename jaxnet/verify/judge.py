@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from jaxnet.verify import calls, contract, mathematics, numerics, points
+from jaxnet.verify.candidate import narrowest
 from jaxnet.verify.comparison import Comparison
-from jaxnet.verify.evaluation import DOUBLE, narrowest
 from jaxnet.verify.problem import Problem, spacing
+from jaxnet.verify.reference import DOUBLE
 from jaxnet.verify.report import Report
 from jaxnet.verify.trial import own_unit, prepare
 

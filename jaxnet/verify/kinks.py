@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.comparison import Comparison
-from jaxnet.verify.evaluation import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.points import Place, size
 from jaxnet.verify.problem import Leaves
+from jaxnet.verify.reference import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.trial import Trial
 
 

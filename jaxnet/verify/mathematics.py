@@ -33,7 +33,7 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
             "the function contains a wrong rule"
         )
         return []
-    verdicts = diagnose(evidence, [*misshapen, *wrong])
+    verdicts = diagnose(evidence, sorted([*misshapen, *wrong]))
     findings = []
     for i, (kind, text) in verdicts.items():
         shown = [c for c in evidence.comparisons if not c.comparable(i) or c.wrong(i).any()]

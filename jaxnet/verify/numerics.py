@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.verify import kinks, points
+from jaxnet.verify.candidate import by_candidate
 from jaxnet.verify.comparison import UNITS_IN_OWN_DTYPE, Comparison
 from jaxnet.verify.diagnosis import diagnose
 from jaxnet.verify.diagnosis.evidence import Evidence
-from jaxnet.verify.evaluation import DOUBLE, Truth, by_autodiff, by_candidate, truth
 from jaxnet.verify.points import Place
 from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, spacing
+from jaxnet.verify.reference import DOUBLE, Truth, by_autodiff, truth
 from jaxnet.verify.report import Finding
 from jaxnet.verify.trial import Trial
 

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.evaluation import DOUBLE, Truth, outputs_alone, outputs_and_gradients, stacked
 from jaxnet.verify.points import Place, size
 from jaxnet.verify.problem import Leaves, Problem
+from jaxnet.verify.reference import DOUBLE, Truth, outputs_alone, outputs_and_gradients, stacked
 
 STEPS = np.array([1e-3, 1e-4, 1e-5])
 # Above this many numbers, differences one at a time are made for a random selection.

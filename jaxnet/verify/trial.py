@@ -5,18 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify import points, taylor
+from jaxnet.verify.candidate import CandidateError, by_candidate
 from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE, Comparison
-from jaxnet.verify.evaluation import (
-    DOUBLE,
-    CandidateError,
-    by_candidate,
-    outputs_alone,
-    outputs_and_gradients,
-    stacked,
-    truth,
-)
 from jaxnet.verify.points import Place
 from jaxnet.verify.problem import Problem, draws, spacing
+from jaxnet.verify.reference import DOUBLE, outputs_alone, outputs_and_gradients, stacked, truth
 
 
 class Trial(NamedTuple):

@@ -96,7 +96,7 @@ TREES = {
     "nested": [{"a": (normal(2), [normal(2, seed=1)])}, Params(normal(1, 2), normal(1))],
     "None inside": {"a": None, "b": (normal(2), None)},
     "integers inside": {"a": jnp.arange(3), "b": normal(3)},
-    "a number inside": {"a": 0.5, "b": normal(3)},
+    "a number inside": {"a": 0.5, "b": normal(3, dtype="float64")},
     "scalar": jnp.float32(0.3),
 }
 
@@ -105,7 +105,7 @@ TREES = {
 def test_any_tree_can_be_differentiated(name, key):
     verify_gradient(in_a_tree, tree_gradient, TREES[name], key=key).raise_if_failed()
     report = verify_gradient(in_a_tree, functools.partial(tree_gradient, spoil=-1), TREES[name], key=key)
-    assert {finding.kind for finding in report.findings} == {"sign"}
+    assert [finding.kind for finding in report.findings] == ["sign"] * len(report.leaves)
 
 
 def test_what_holds_no_floats_is_handed_through(key):
@@ -240,9 +240,13 @@ ERRORS = {
     "empty": (lambda key: verify_gradient(squares, squares_rule, jnp.zeros((0, 3)), key=key), ValueError, "empty"),
     "NaN": (lambda key: verify_gradient(squares, squares_rule, jnp.float32(jnp.nan), key=key), ValueError, "finite"),
     "infinite": (lambda key: verify_gradient(squares, squares_rule, jnp.inf, key=key), ValueError, "finite"),
-    "complex": (lambda key: verify_gradient(squares, squares_rule, jnp.ones(2) * 1j, key=key), TypeError, "complex"),
+    "complex": (
+        lambda key: verify_gradient(squares, squares_rule, jnp.ones(2, complex), key=key),
+        TypeError,
+        "complex",
+    ),
     "complex output": (
-        lambda key: verify_vjp(lambda x: x * 1j, dense_rule, jnp.ones(2), key=key),
+        lambda key: verify_vjp(lambda x: jax.lax.complex(x, x), dense_rule, jnp.ones(2), key=key),
         TypeError,
         "complex",
     ),
@@ -325,15 +329,21 @@ def test_old_style_keys_are_keys(old_style, unchecked):
 def test_finding_says_where_and_by_how_much(key):
     """A linear function has the same gradient at every point, so that its numbers can be foretold."""
     slopes = normal(3, 4, seed=7)
-    wrong = slopes.at[2, 1].add(0.5).at[0, 3].add(-0.25)
-    report = verify_gradient(lambda params, c: (params["w"] * c).sum(), lambda params, c: {"w": wrong},
-                             {"w": normal(3, 4)}, slopes, key=key)  # fmt: skip
+    off = jnp.zeros((3, 4), "float32").at[2, 1].set(0.5).at[0, 3].set(-0.25)
+
+    def function(params, slopes):
+        return (params["w"] * slopes).sum()
+
+    def gradient(params, slopes):
+        return {"w": slopes + off.astype(slopes.dtype)}
+
+    report = verify_gradient(function, gradient, {"w": normal(3, 4)}, slopes, key=key)
     found = first(report)
     assert (found.path, found.kind, found.index, found.part) == ("['w']", "partial", (2, 1), "")
-    assert found.candidate == float(wrong[2, 1])
+    assert found.candidate == float(slopes[2, 1]) + 0.5
     assert found.expected == float(slopes[2, 1])
     scale = np.linalg.norm(np.asarray(slopes, np.float64))
-    assert found.error == pytest.approx(np.hypot(0.5, 0.25) / scale, rel=1e-5)
+    assert found.error == pytest.approx(np.hypot(0.5, 0.25) / scale, rel=1e-12)
     assert 1e-17 < found.rounding < 1e-14
     assert found.where
 
@@ -393,13 +403,18 @@ def test_changed_function_is_judged_anew(key):
 
 
 def test_changed_constant_array_is_judged_anew(key):
-    data = np.asarray(normal(3))
-    function, rule = (lambda x: (x**2 * jnp.asarray(data)).sum()), (lambda x: 2 * x * jnp.asarray(data))
-    fixed = jnp.array(data)  # a copy
-    verify_gradient(function, rule, normal(3), key=key).raise_if_failed()
+    data, old = np.arange(3.0), jnp.arange(3.0)
+
+    def function(x):
+        return (x**2 * jnp.asarray(data)).sum()
+
+    def gradient(x):
+        return 2 * x * old
+
+    verify_gradient(function, gradient, normal(3, dtype="float64"), key=key).raise_if_failed()
     data[1] = 7
-    verify_gradient(function, rule, normal(3), key=key).raise_if_failed()
-    assert not verify_gradient(function, lambda x: 2 * x * fixed.astype(x.dtype), normal(3), key=key)
+    found = first(verify_gradient(function, gradient, normal(3, dtype="float64"), key=key))
+    assert (found.kind, found.index) == ("partial", (1,))
 
 
 def float32_only(factor):

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
+from jaxnet.verify.candidate import by_candidate, narrowest
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
-from jaxnet.verify.evaluation import DOUBLE, by_candidate, narrowest, outputs_and_gradients, stacked
+from jaxnet.verify.reference import DOUBLE, outputs_and_gradients, stacked
 
 NEARLY = 1e-5
 

@@ -8,8 +8,8 @@ from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
 from jaxnet.verify.diagnosis.examples import LARGEST_BATCH, masked
 from jaxnet.verify.diagnosis.mutants import INTRUDERS, SUBSTITUTES
-from jaxnet.verify.evaluation import outputs_and_gradients, stacked
 from jaxnet.verify.problem import Problem
+from jaxnet.verify.reference import outputs_and_gradients, stacked
 
 
 def elementwise(evidence: Evidence) -> Verdict | None:

@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
-from jaxnet.verify.evaluation import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.problem import Leaves, Problem
+from jaxnet.verify.reference import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.report import Kind
 
 LARGEST_BATCH = 64

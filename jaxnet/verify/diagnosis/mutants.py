@@ -16,9 +16,9 @@ from jax import Array
 from jax.extend.core import JaxprEqn, Literal, jaxprs_in_params
 from jax.lax import stop_gradient
 
-from jaxnet.verify.evaluation import described, memoized
 from jaxnet.verify.interpreter import compute, inner, interpret, shaped
 from jaxnet.verify.problem import Leaves, Problem, Rule, in_float64, is_float, widened
+from jaxnet.verify.reference import described, memoized
 from jaxnet.verify.report import Kind
 
 NONLINEAR = {

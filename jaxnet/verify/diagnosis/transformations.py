@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
+from jaxnet.verify.candidate import by_candidate
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import OF_THE_NOISE, Evidence, Verdict
-from jaxnet.verify.evaluation import by_candidate
 from jaxnet.verify.problem import Problem
 
 
@@ -99,12 +99,15 @@ def _factor_in_words(problem: Problem, k: float) -> str:
 def _numbers_in_sight(problem: Problem) -> Iterator[tuple[float, str, str]]:
     """Numbers that turn up as wrong factors, and what to do about a gradient so much too large or too small."""
     fixed = [("a fixed argument", leaf) for leaf in problem.fixed]
+    outputs = jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+    batches = {leaf.shape[0] for leaf in [*problem.fixed, *outputs] if leaf.shape}
     sizes: dict[int, str] = {}
     for name, leaf in [*fixed, *zip(problem.paths, problem.differentiated, strict=True)]:
+        whose = f"leaf {name}" if name.startswith("[") else name or "the argument"
         for axis, length in enumerate(leaf.shape):
-            examples = ", the number of examples" if name == "a fixed argument" and axis == 0 else ""
-            sizes.setdefault(length, f"{length} is the length of axis {axis} of {name or 'the argument'}{examples}")
-        sizes.setdefault(leaf.size, f"{leaf.size} is the number of elements of {name or 'the argument'}")
+            examples = ", the number of examples" if axis == 0 and length in batches else ""
+            sizes.setdefault(length, f"{length} is the length of axis {axis} of {whose}{examples}")
+        sizes.setdefault(leaf.size, f"{leaf.size} is the number of elements of {whose}")
     lengths = {length: meaning for length, meaning in sizes.items() if length > 2}
     for n, meaning in lengths.items():
         yield n, f"{meaning}: divide by {n} once", f"{meaning}: it is divided by {n} once too often"

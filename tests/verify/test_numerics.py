@@ -1,0 +1,165 @@
+"""In the arguments' own dtype right rules pass, and rules that lose digits there do not."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
+from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal
+
+LOSSES = {"precision", "non_finite"}
+
+
+def cross_entropy(z, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], axis=1).mean()
+
+
+def cross_entropy_rule(args, ct):
+    z, labels = args
+    one_hot = jax.nn.one_hot(labels, z.shape[1], dtype=z.dtype)
+    return ct * (jax.nn.softmax(z) - one_hot) / len(z), None
+
+
+def two_layers(x, first_weight, second_weight):
+    return jnp.tanh(x @ first_weight.T) @ second_weight.T
+
+
+def two_layers_rule(args, ct):
+    x, first_weight, second_weight = args
+    a = jnp.tanh(x @ first_weight.T)
+    delta = (ct @ second_weight) * (1 - a**2)
+    return delta @ first_weight, delta.T @ x, ct.T @ a
+
+
+def textbook_sigmoid_rule(args, ct):
+    a = jax.nn.sigmoid(args[0])
+    return (ct * a * (1 - a),)
+
+
+RIGHT = {
+    "dense": (dense, dense_rule, lambda dtype: dense_args(dtype=dtype)),
+    "tanh": (
+        jnp.tanh,
+        lambda args, ct: (ct * (1 - jnp.tanh(args[0]) ** 2),),
+        lambda dtype: (normal(8, dtype=dtype),),
+    ),
+    "sigmoid": (jax.nn.sigmoid, textbook_sigmoid_rule, lambda dtype: (normal(8, dtype=dtype),)),
+    "relu": (
+        jax.nn.relu,
+        lambda args, ct: (ct * (args[0] > 0).astype(ct.dtype),),
+        lambda dtype: (normal(8, dtype=dtype),),
+    ),
+    "cross-entropy": (
+        cross_entropy,
+        cross_entropy_rule,
+        lambda dtype: (normal(6, 4, dtype=dtype, scale=2), jnp.arange(6) % 4),
+    ),
+    "two layers": (
+        two_layers,
+        two_layers_rule,
+        lambda dtype: (normal(5, 4, dtype=dtype), normal(4, 4, dtype=dtype, seed=1), normal(2, 4, dtype=dtype, seed=2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_rule_passes(name, dtype, key):
+    function, backward, args = RIGHT[name]
+    verify_vjp(function, backward, *args(dtype), key=key).raise_if_failed()
+
+
+@pytest.mark.parametrize("z", [20.0, [20.0], [-20.0, -1.0, 0.0, 1.0, 20.0]], ids=str)
+def test_textbook_sigmoid_loses_its_tail(z, key):
+    found = first(verify_vjp(jax.nn.sigmoid, textbook_sigmoid_rule, jnp.asarray(z, "float32"), key=key))
+    assert (found.path, found.kind) == ("[0]", "precision")
+
+
+def test_tail_that_is_set_to_0_is_found(key):
+    def backward(args, ct):
+        z = args[0]
+        return (ct * jnp.where(jnp.abs(z) > 15, 0, jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)).astype(z.dtype),)
+
+    assert kind(verify_vjp(jax.nn.sigmoid, backward, normal(5), key=key)) == "precision"
+
+
+def naive_log_sigmoid(z):
+    return jnp.log(jax.nn.sigmoid(z))
+
+
+def naive_rule(args, ct):
+    """1/a · a(1 - a), where a underflows to 0."""
+    a = jax.nn.sigmoid(args[0])
+    return (ct / a * (a * (1 - a)),)
+
+
+def test_naive_log_sigmoid_is_not_stable(key):
+    assert kind(verify_vjp(jax.nn.log_sigmoid, naive_rule, normal(5), key=key)) in LOSSES
+
+
+def test_naive_rule_of_a_naive_function_is_not_stable(key):
+    function = jax.custom_vjp(naive_log_sigmoid)
+    function.defvjp(lambda z: (naive_log_sigmoid(z), z), lambda z, ct: naive_rule((z,), ct))
+    assert kind(verify_custom_vjp(function, normal(5), key=key)) in LOSSES
+
+
+def test_softmax_without_the_shift_is_not_stable(key):
+    def backward(args, ct):
+        e = jnp.exp(args[0])
+        p = e / e.sum(axis=-1, keepdims=True)
+        return (p * (ct - (ct * p).sum(axis=-1, keepdims=True)),)
+
+    assert kind(verify_vjp(jax.nn.softmax, backward, normal(3, 4), key=key)) in LOSSES
+
+
+def in_dtype(dtype):
+    """The dense rule, computed in a dtype of its own."""
+
+    def backward(args, ct):
+        cast = dense_rule([arg.astype(dtype) for arg in args], ct.astype(dtype))
+        return tuple(grad.astype(arg.dtype) for grad, arg in zip(cast, args, strict=True))
+
+    return backward
+
+
+@pytest.mark.parametrize("inside", ["float16", "bfloat16"])
+def test_rule_in_a_narrower_dtype_is_found(inside, key):
+    assert kind(verify_vjp(dense, in_dtype(inside), *dense_args(), key=key)) == "precision"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rule_in_a_wider_dtype_passes(dtype, key):
+    verify_vjp(dense, in_dtype("float32"), *dense_args(dtype=dtype), key=key).raise_if_failed()
+
+
+def test_products_accumulated_in_float32_pass(key):
+    def backward(args, ct):
+        x, weight, bias = args
+        wide = {"preferred_element_type": jnp.float32}
+        grads = (
+            jnp.matmul(ct, weight, **wide), jnp.matmul(ct.T, x, **wide), ct.sum(0, dtype=jnp.float32),
+        )  # fmt: skip
+        return tuple(grad.astype(arg.dtype) for grad, arg in zip(grads, args, strict=True))
+
+    verify_vjp(dense, backward, *dense_args(dtype="bfloat16"), key=key).raise_if_failed()
+
+
+def test_wrong_rule_in_half_precision_is_found(key):
+    def backward(args, ct):
+        grad_x, grad_weight, grad_bias = in_dtype("float32")(args, ct)
+        return grad_x, grad_weight, 1.3 * grad_bias
+
+    assert not verify_vjp(dense, backward, *dense_args(dtype="bfloat16"), key=key)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_autodiff_itself_passes_where_tanh_saturates(seed):
+    z = normal(64, seed=seed, scale=3)
+    report = verify_vjp(jnp.tanh, lambda args, ct: jax.vjp(jnp.tanh, *args)[1](ct), z, key=jax.random.key(seed))
+    report.raise_if_failed()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_autodiff_itself_passes_at_large_logits(seed):
+    args = normal(6, 4, seed=seed, scale=20), jnp.arange(6) % 4
+    verify_gradient(cross_entropy, jax.grad(cross_entropy), *args, key=jax.random.key(seed)).raise_if_failed()
