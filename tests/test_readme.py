@@ -9,20 +9,39 @@ from pathlib import Path
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_example_runs_as_printed():
-    """In a process of its own, since tests change JAX's defaults."""
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def printed_by(example):
+    """What an example prints in a process of its own, since tests change JAX's defaults."""
     environment = os.environ | {"PYTHONWARNINGS": "error"}
-    printed = subprocess.run(
-        [sys.executable, "-c", example], check=True, capture_output=True, text=True, env=environment
-    ).stdout.splitlines()
-    differences, summary = printed
+    command = [sys.executable, "-c", example]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def examples():
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_example_of_a_network_runs_as_printed():
+    differences, summary = printed_by(examples()[0]).splitlines()
     numbers = [float(number) for number in re.findall(r"\d+\.\d+(?:e-?\d+)?", differences)]
     assert numbers
     assert max(numbers) < 1e-5
     accuracy = re.search(r"test accuracy (\d+\.\d)%", summary)
     assert accuracy is not None
     assert float(accuracy[1]) > 90
+
+
+def test_example_of_a_verification_prints_the_report_shown():
+    """But for the numbers at random points and the device."""
+    (shown,) = re.findall(r"```\n(FAILED.*?)```", README, re.DOTALL)
+    printed = printed_by(examples()[1])
+    for line in (line for line in shown.splitlines() if line.startswith(("FAILED", "[1]:", "[2]:"))):
+        assert line in printed.splitlines()
+    assert [row.split()[:2] for row in shown.splitlines()[2:6]] == [row.split()[:2] for row in printed.splitlines()[2:6]]
+
+
+def test_verification_passes_after_the_two_changes_named():
+    example = examples()[1].replace("delta.T @ x / len(x), delta\n", "delta.T @ x, delta.sum(0)\n")
+    assert printed_by(example).startswith("PASSED")
 
 
 def test_every_path_named_exists():

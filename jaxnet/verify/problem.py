@@ -51,6 +51,11 @@ class Rule(NamedTuple):
     static: tuple[Any, ...] = ()
     programs: tuple[str, ...] = ()
 
+    @property
+    def function_alone(self) -> "Rule":
+        """The rule without its candidate: what is compiled for the function serves every candidate."""
+        return self._replace(candidate=_no_candidate, answer=(), names=(), value=None, programs=self.programs[:1])
+
     def arguments(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments made of these leaves."""
         sources = {"differentiated": iter(differentiated), "fixed": iter(fixed), "static": iter(self.static)}
@@ -87,6 +92,10 @@ class Rule(NamedTuple):
         if self.names and path:
             return self.names[path[0].idx] + keystr(path[1:])
         return keystr(path)
+
+
+def _no_candidate(args: tuple[Any, ...], cotangent: Any) -> Any:
+    raise NotImplementedError
 
 
 class Problem(NamedTuple):

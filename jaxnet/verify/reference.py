@@ -176,7 +176,7 @@ def outputs_and_gradients(
             points = [np.asarray(leaf, own.dtype) for leaf, own in zip(points, problem.differentiated, strict=True)]
             cotangents = in_the_dtypes_of_the_outputs(problem, cotangents)
         shapes = (described([leaf[0] for leaf in points]), described(fixed), described([c[0] for c in cotangents]))
-        program = _reference(problem.rule, *shapes)
+        program = _reference(problem.rule.function_alone, *shapes)
         rows = np.broadcast_to(nudges(program.spacings), (len(points[0]), len(program.spacings)))
         rows = rows.astype(np.int64 if float64 else np.int32)
         outputs, gradients = program.run(points, fixed, cotangents, rows)
@@ -197,7 +197,7 @@ def stacked(leaves: Leaves) -> Leaves:
 def outputs_alone(problem: Problem, points: Leaves) -> Leaves:
     """The function's outputs in float64 for stacked points."""
     with in_float64():
-        return widened(_values(problem.rule)(points, widened(problem.fixed)))
+        return widened(_values(problem.rule.function_alone)(points, widened(problem.fixed)))
 
 
 def truth(
@@ -261,4 +261,4 @@ def by_autodiff(problem: Problem, point: Leaves, cotangent: Leaves) -> Leaves:
     """The gradient by autodiff in the user's dtypes, widened to float64 afterwards."""
     with as_the_user_runs_it():
         own = [np.asarray(leaf, given.dtype) for leaf, given in zip(point, problem.differentiated, strict=True)]
-        return widened(_automatic(problem.rule)(own, problem.fixed, cotangent))
+        return widened(_automatic(problem.rule.function_alone)(own, problem.fixed, cotangent))

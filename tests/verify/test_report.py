@@ -1,7 +1,9 @@
 """What a report says, to people and to programs."""
 
+import io
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
@@ -21,20 +23,16 @@ def params():
 
 @pytest.fixture(scope="module")
 def failed(params):
-    import jax
-
     return verify_gradient(both, lambda p: {"w": -2 * p["w"], "b": 2 * p["b"]}, params, key=jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
 def passed(params):
-    import jax
-
     return verify_gradient(both, lambda p: {"w": 2 * p["w"], "b": 2 * p["b"]}, params, key=jax.random.key(0))
 
 
 def rich_text(report):
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     console.print(report)
     return console.export_text()
 

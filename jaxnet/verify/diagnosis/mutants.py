@@ -267,7 +267,7 @@ def simulations(problem: Problem) -> tuple[tuple[Mutant, ...], Callable[[Mutant,
     with in_float64():
         fixed = widened(problem.fixed)
         shapes = described(widened(problem.differentiated)), described(fixed)
-        mutants = _mutants(problem.rule, *shapes)
+        mutants = _mutants(problem.rule.function_alone, *shapes)
 
     def gradient(mutant: Mutant, point: Leaves, cotangent: Leaves) -> Leaves:
         theta = mutants.usual.copy()
