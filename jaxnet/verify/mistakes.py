@@ -351,6 +351,16 @@ def weight_decay_in_both_layers(ct, x, W1, b1, W2, b2, y):
     return dx, dW1 + ct * 0.1 * W1, db1, dW2 + ct * 0.1 * W2, db2, dy
 
 
+@planted("extra_term", of=REGRESSOR)
+def weights_updated_before_they_are_used(ct, x, W1, b1, W2, b2, y):
+    """δ is sent back through W2 - λ ∂L/∂W2."""
+    a1 = jnp.tanh(dense(x, W1, b1))
+    delta2, dy = squared_error_rule(ct, dense(a1, W2, b2), y)
+    _, dW2, db2 = dense_rule(delta2, a1, W2, b2)
+    d_a1 = delta2 @ (W2 - 0.1 * dW2)
+    return *tanh_layer_rule(d_a1, x, W1, b1), dW2, db2, dy
+
+
 @planted("extra_term", of=SQUARED_ERROR)
 def targets_added(ct, a, y):
     """The gradient by the predictions contains y."""

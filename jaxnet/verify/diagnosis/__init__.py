@@ -14,7 +14,7 @@ from jaxnet.verify.diagnosis.elementwise import elementwise
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
 from jaxnet.verify.diagnosis.examples import by_example
 from jaxnet.verify.diagnosis.shapes import wrong_shape
-from jaxnet.verify.diagnosis.simulated import Simulation, simulated
+from jaxnet.verify.diagnosis.simulated import Simulation, simulated, updated_too_early
 from jaxnet.verify.diagnosis.transformations import (
     another_leaf,
     extra_term,
@@ -26,7 +26,7 @@ from jaxnet.verify.diagnosis.transformations import (
 )
 
 SIMPLE = (non_finite, zero, nonlinear, proportional, transposed, another_leaf, extra_term, lost_digits, lost_tail)
-LAST = (by_example, narrow, some_elements)
+LAST = (updated_too_early, by_example, narrow, some_elements)
 
 
 def diagnose(evidence: Evidence, leaves: Iterable[int]) -> dict[int, Verdict]:
@@ -41,6 +41,8 @@ def diagnose(evidence: Evidence, leaves: Iterable[int]) -> dict[int, Verdict]:
             return wrong_shape(evidence)
         for hypothesis in (*SIMPLE, elementwise):
             verdict = hypothesis(evidence)
+            if verdict and verdict[0] == "nonlinear":  # so is a backward pass through weights that it has updated
+                return updated_too_early(evidence) or verdict
             if verdict:
                 return verdict
         for simulation in simulations():

@@ -16,6 +16,7 @@ from jax import Array
 from jax.extend.core import JaxprEqn, Literal, jaxprs_in_params
 from jax.lax import stop_gradient
 
+from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.interpreter import compute, inner, interpret, shaped
 from jaxnet.verify.problem import Leaves, Problem, Rule, in_float64, is_float, widened
 from jaxnet.verify.reference import described, memoized
@@ -69,7 +70,14 @@ class Mutant(NamedTuple):
 
 
 class Mutants(NamedTuple):
-    """All mistakes that can be made in a function, and the gradient with any of them: (point, fixed, cotangent, θ)."""
+    """All mistakes that can be made in a function.
+
+    Attributes:
+        mutants: the mistakes.
+        usual: θ without any of them. Its first numbers, one for each leaf, are the learning rates of updates that are
+            made before the backward pass has used the leaf.
+        gradient: (point, fixed, cotangent, updates, θ) -> the gradient that they give.
+    """
 
     mutants: tuple[Mutant, ...]
     usual: np.ndarray
@@ -99,8 +107,10 @@ def _scaled(value: Array, factor: Any) -> Array:
 class _Surgeon:
     """Runs the equations of a function with the derivative changed as θ says."""
 
-    def __init__(self, slots: _Slots, inputs_of_activations: list[Array]) -> None:
+    def __init__(self, slots: _Slots, inputs_of_activations: list[Array], updates: list[tuple[Array, Array]]) -> None:
         self.slots = slots
+        # The parameters and what an update would take off them.
+        self.updates = [(leaf, slots.take(0.0) * update) for leaf, update in updates]
         # The z of every activation in the function, computed beforehand.
         self.inputs_of_activations = inputs_of_activations
         # The outputs of activations with their inputs; kept alive, since they are found by identity.
@@ -115,6 +125,10 @@ class _Surgeon:
                 text = f"one path of the chain rule is missing: through operand {i + 1} of `{name}`"
                 inputs[i] = _scaled(inputs[i], self.slots.take(1.0, ("partial", text, 0.0)))
         outputs = run(*inputs)
+        if equation.primitive.name == "transpose":
+            self.updates += [
+                (outputs[0], compute(equation, [update])[0]) for leaf, update in self.updates if leaf is originals[0]
+            ]
         if not changing or not all(is_float(shaped(v)) for v in equation.outvars):
             return outputs
         activates = _is_activation(equation)
@@ -167,6 +181,10 @@ class _Surgeon:
                 turned = stop_gradient(other.T - other)
                 change = compute(equation, (step, turned) if i == 0 else (turned, step))[0]
                 output = output + amount * change
+            for leaf, update in self.updates:
+                if other is leaf:
+                    stale = stop_gradient(-update)
+                    output = output + compute(equation, (step, stale) if i == 0 else (stale, step))[0]
             for activated, z in self.activations:
                 if other is activated:
                     text = "the gradient of a product is built with the activation's input z in place of its output a"
@@ -226,7 +244,7 @@ def _mixes(program: Any) -> bool:
     )
 
 
-def _operate(program: Any, slots: _Slots, leaves: list[Any]) -> list[Any]:
+def _operate(program: Any, slots: _Slots, leaves: list[Any], updates: list[Any]) -> list[Any]:
     """Runs the function twice: to see what its activations act on, and with its derivative changed."""
     seen: list[Array] = []
 
@@ -236,7 +254,7 @@ def _operate(program: Any, slots: _Slots, leaves: list[Any]) -> list[Any]:
         return run(*inputs)
 
     interpret(program, leaves, look)
-    return interpret(program, leaves, _Surgeon(slots, seen).visit)
+    return interpret(program, leaves, _Surgeon(slots, seen, list(zip(leaves, updates, strict=False))).visit)
 
 
 def plain(program: Any, inputs: list[Any]) -> list[Any]:
@@ -249,12 +267,12 @@ def _mutants(rule: Rule, differentiated: tuple[Any, ...], fixed: tuple[Any, ...]
     shapes = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in (differentiated, fixed)]
     traced = jax.make_jaxpr(rule.outputs)(*shapes)
     slots = _Slots()
-    jax.eval_shape(lambda *leaves: _operate(traced, slots, jax.tree.leaves(leaves)), *shapes)
+    jax.eval_shape(lambda *leaves: _operate(traced, slots, jax.tree.leaves(leaves), leaves[0]), *shapes)
 
     @jax.jit
-    def gradient(point: Leaves, fixed: Leaves, cotangent: Leaves, theta: Array) -> Leaves:
+    def gradient(point: Leaves, fixed: Leaves, cotangent: Leaves, updates: Leaves, theta: Array) -> Leaves:
         def outputs(point: Leaves) -> Leaves:
-            return _operate(traced, _Slots(theta), [*point, *fixed])
+            return _operate(traced, _Slots(theta), [*point, *fixed], updates)
 
         values, pull = jax.vjp(outputs, point)
         return pull([c.astype(v.dtype) for c, v in zip(cotangent, values, strict=True)])[0]
@@ -262,17 +280,18 @@ def _mutants(rule: Rule, differentiated: tuple[Any, ...], fixed: tuple[Any, ...]
     return Mutants(tuple(slots.mutants), np.asarray(slots.usual), gradient)
 
 
-def simulations(problem: Problem) -> tuple[tuple[Mutant, ...], Callable[[Mutant, Leaves, Leaves], Leaves]]:
-    """The mistakes that can be made in a function, and the gradient at (point, cotangent) of who makes one of them."""
+def simulations(problem: Problem) -> tuple[tuple[Mutant, ...], Callable[[int, float, Comparison], Leaves]]:
+    """The mistakes that can be made in a function, and the gradient at a place with one number of θ set."""
     with in_float64():
         fixed = widened(problem.fixed)
         shapes = described(widened(problem.differentiated)), described(fixed)
         mutants = _mutants(problem.rule.function_alone, *shapes)
 
-    def gradient(mutant: Mutant, point: Leaves, cotangent: Leaves) -> Leaves:
+    def gradient(slot: int, value: float, where: Comparison) -> Leaves:
         theta = mutants.usual.copy()
-        theta[mutant.slot] = mutant.value
+        theta[slot] = value
         with in_float64(), np.errstate(all="ignore"):
-            return widened(mutants.gradient(point, fixed, cotangent, theta))
+            point, cotangent = where.place.point, where.place.cotangent
+            return widened(mutants.gradient(point, fixed, cotangent, where.truth.gradient, theta))
 
     return mutants.mutants, gradient

@@ -1,6 +1,9 @@
 """Mistakes inside the chain rule, found by making them."""
 
+import math
 from typing import NamedTuple
+
+import numpy as np
 
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
@@ -40,14 +43,33 @@ def simulated(evidence: Evidence) -> list[Simulation]:
         return []
     found = []
     for mutant in mutants:
-        here = gradient(mutant, first.place.point, first.place.cotangent)
+        here = gradient(mutant.slot, mutant.value, first)
         explained = sum(
             _wrong(first, leaf) and evidence._replace(leaf=leaf).explains(first, here[leaf]) for leaf in leaves
         )
         if explained:
-            gradients = {c.place.name: gradient(mutant, c.place.point, c.place.cotangent) for c in comparisons}
+            gradients = {c.place.name: gradient(mutant.slot, mutant.value, c) for c in comparisons}
             found.append((-explained, LIKELIHOOD[mutant.kind], Simulation(mutant, gradients)))
     return [simulation for *_, simulation in sorted(found, key=lambda entry: entry[:2])]
+
+
+def updated_too_early(evidence: Evidence) -> Verdict | None:
+    """The backward pass uses W - λ ∂L/∂W in place of W, for one learning rate λ that is found by least squares."""
+    problem, leaf = evidence.problem, evidence.leaf
+    try:
+        _, gradient = simulations(problem)
+    except Exception:  # as above
+        return None
+    here = evidence.shown[0]
+    for weight, path in enumerate(problem.paths):
+        without, change = (gradient(weight, rate, here)[leaf] for rate in (0.0, 1.0))
+        change = change - without
+        size = float(np.square(change).sum())
+        rate = float((change * (here.answer(leaf) - without)).sum()) / size if size else math.nan
+        if math.isfinite(rate) and evidence.holds(lambda c, w=weight, r=rate: gradient(w, r, c)[leaf]):
+            text = f"{path or 'the argument'} is updated before the backward pass uses it"
+            return "extra_term", f"{text}, with a learning rate of {rate:.4g}"
+    return None
 
 
 def _wrong(comparison: Comparison, leaf: int) -> bool:
