@@ -36,7 +36,9 @@ def test_example_of_a_verification_prints_the_report_shown():
     printed = printed_by(examples()[1])
     for line in (line for line in shown.splitlines() if line.startswith(("FAILED", "[1]:", "[2]:"))):
         assert line in printed.splitlines()
-    assert [row.split()[:2] for row in shown.splitlines()[2:6]] == [row.split()[:2] for row in printed.splitlines()[2:6]]
+    assert [row.split()[:2] for row in shown.splitlines()[2:6]] == [
+        row.split()[:2] for row in printed.splitlines()[2:6]
+    ]
 
 
 def test_verification_passes_after_the_two_changes_named():

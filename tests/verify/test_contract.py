@@ -13,7 +13,7 @@ from tests.verify.rules import first, kind, normal, squares, squares_rule
 X = normal(3)
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self):
         raise RuntimeError("no words")
 
@@ -52,7 +52,7 @@ WRONG = {
     "raises ValueError": (raising(ValueError("bad luck")), "unknown", "raises ValueError: bad luck"),
     "raises KeyError": (raising(KeyError("w")), "unknown", "raises KeyError"),
     "raises about shapes": (lambda x: x @ jnp.ones((7, 7), x.dtype), "shape", "raises TypeError"),
-    "raises the unprintable": (raising(Unprintable()), "unknown", "cannot be printed"),
+    "raises the unprintable": (raising(UnprintableError()), "unknown", "cannot be printed"),
     "None": (lambda x: None, None, ""),
     "string": (lambda x: "2x", "structure", "expected an array of floats, got str"),
     "number": (lambda x: 2.0, "shape", "shape [] where [3] is expected"),

@@ -49,7 +49,7 @@ PAIR = normal(3), normal(3, seed=1)
         (1, lambda x, y: 2 * x * y),
         (-1, lambda x, y: 2 * x * y),
         ((0, 1), lambda x, y: (y**2, 2 * x * y)),
-        # FAILS: the leaves of the answer, in the order of argnums, are held against those in the order of the arguments.
+        # FAILS: the answer, in the order of argnums, is held against leaves in the order of the arguments.
         ((1, 0), lambda x, y: (2 * x * y, y**2)),
         ([-2], lambda x, y: (y**2,)),
         (np.int64(1), lambda x, y: 2 * x * y),

@@ -134,7 +134,7 @@ def test_rule_in_a_wider_dtype_passes(dtype, key):
 
 def test_products_accumulated_in_float32_pass(key):
     def backward(args, ct):
-        x, weight, bias = args
+        x, weight, _ = args
         wide = {"preferred_element_type": jnp.float32}
         grads = (
             jnp.matmul(ct, weight, **wide), jnp.matmul(ct.T, x, **wide), ct.sum(0, dtype=jnp.float32),
