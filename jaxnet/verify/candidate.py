@@ -36,7 +36,7 @@ def entries(rule: Rule, answer: Any) -> Leaves:
     Raises:
         StructureError: if the answer is another tree.
     """
-    treedef, _, judged = rule.answer_leaves()
+    treedef, _, positions = rule.answer_leaves()
     if isinstance(rule.answer, tuple):
         count = len(rule.answer)
         if not isinstance(answer, tuple):
@@ -48,7 +48,7 @@ def entries(rule: Rule, answer: Any) -> Leaves:
             leaves += [None] * part.num_leaves if given is None else _flatten_like(part, given)
     else:
         leaves = _flatten_like(treedef, answer)
-    return [leaf for leaf, counts in zip(leaves, judged, strict=True) if counts]
+    return [leaves[position] for position in positions]
 
 
 def _flatten_like(treedef: Any, given: Any) -> Leaves:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.points import Place
-from jaxnet.verify.problem import Leaves
+from jaxnet.verify.problem import Floats, Leaves
 from jaxnet.verify.reference import Truth
 from jaxnet.verify.report import Finding, Kind
 
@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
     candidate: Leaves
     limit: float
 
-    def answer(self, leaf: int) -> np.ndarray:
+    def answer(self, leaf: int) -> Floats:
         """The candidate's leaf; None counts as zeros, as everywhere in JAX."""
         found = self.candidate[leaf]
         return np.zeros_like(self.truth.gradient[leaf]) if found is None else found
@@ -41,18 +41,18 @@ class Comparison(NamedTuple):
         """Whether the leaf has the right shape."""
         return self.answer(leaf).shape == self.truth.gradient[leaf].shape
 
-    def judged(self, leaf: int) -> np.ndarray:
+    def judged(self, leaf: int) -> Floats:
         """The elements whose right value is known: those that are finite, with their noise."""
         return np.isfinite(self.truth.gradient[leaf]) & np.isfinite(self.truth.noise[leaf])
 
-    def units(self, leaf: int) -> np.ndarray:
+    def units(self, leaf: int) -> Floats:
         """|candidate - expected| in units of noise, element by element; 0 where nothing is known."""
         expected, noise, found = self.truth.gradient[leaf], self.truth.noise[leaf], self.answer(leaf)
         with np.errstate(all="ignore"):
             units = np.where(found == expected, 0, np.abs(found - expected) / np.maximum(noise, np.finfo(float).tiny))
         return np.where(self.judged(leaf), np.where(np.isfinite(found), units, math.inf), 0)
 
-    def wrong(self, leaf: int) -> np.ndarray:
+    def wrong(self, leaf: int) -> Floats:
         """The elements that rounding does not explain."""
         return self.units(leaf) > self.limit
 
@@ -67,14 +67,14 @@ class Comparison(NamedTuple):
         judged = self.judged(leaf)
         return _ratio(self.truth.noise[leaf][judged], self.truth.gradient[leaf][judged])
 
-    def finding(self, leaf: int, path: str, kind: Kind, explanation: str, among: np.ndarray | None = None) -> Finding:
+    def finding(self, leaf: int, path: str, kind: Kind, explanation: str, among: Floats | None = None) -> Finding:
         """The finding that says so, with the numbers of the worst element, among the wrong ones if not told."""
         if not self.comparable(leaf):
             return Finding(path, kind, explanation, where=self.place.name)
         found, expected = self.answer(leaf), self.truth.gradient[leaf]
         with np.errstate(all="ignore"):
-            among = self.wrong(leaf) if among is None else among
-            distance = np.where(among, np.nan_to_num(np.abs(found - expected), nan=math.inf), -1)
+            chosen = self.wrong(leaf) if among is None else among
+            distance = np.where(chosen, np.nan_to_num(np.abs(found - expected), nan=math.inf), -1)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), distance.shape))
         return Finding(
             path,
@@ -89,7 +89,7 @@ class Comparison(NamedTuple):
         )
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
+def _ratio(part: Floats, whole: Floats) -> float:
     with np.errstate(all="ignore"):
         above, below = np.linalg.norm(part), np.linalg.norm(whole)
         return float(above / below) if below else (math.inf if above else 0.0)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet.verify.candidate import CandidateError, StructureError, as_came, by_candidate, entries
+from jaxnet.verify.candidate import StructureError, as_came, by_candidate, entries
 from jaxnet.verify.points import Place, given
-from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, spacing
+from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, in_words, spacing
 from jaxnet.verify.report import Finding, Kind
 
 
@@ -31,20 +31,14 @@ class Contract(NamedTuple):
     fatal: bool = False
 
 
-def raised(error: Exception, doing: str = "") -> Finding:
+def raised(error: Exception) -> Finding:
     """The finding that the candidate raises."""
-    if isinstance(error, CandidateError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # an error that cannot be printed must not become one of the verifier
-        text = "(it cannot be printed)"
-    text = text if len(text) <= 300 else text[:300] + "..."
+    text = in_words(error)
     about_shapes = isinstance(error, TypeError | ValueError) and any(
         word in text for word in ("shape", "dimension", "broadcast", "axis", "axes", "rank")
     )
     kind: Kind = "shape" if about_shapes else "unknown"
-    return Finding("", kind, f"the candidate raises {type(error).__name__}{doing}: {text}")
+    return Finding("", kind, f"the candidate raises {text}")
 
 
 def check(problem: Problem, place: Place) -> Contract:

@@ -7,6 +7,7 @@ simulating mistakes (one factor of the chain rule is replaced).
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 # Calls that only group equations.
@@ -37,10 +38,11 @@ def compute(equation: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def interpret(program: ClosedJaxpr, arguments: Sequence[Any], visit: Visitor) -> list[Any]:
+def interpret(program: ClosedJaxpr, arguments: Sequence[Any], visit: Visitor, *, into_loops: bool = False) -> list[Any]:
     """The outputs of the program, where `visit(equation, inputs, run)` gives the outputs of each equation.
 
-    `run(*inputs)` computes the equation as it is: a call by interpreting what is inside, with the same visitor.
+    `run(*inputs)` computes the equation as it is: a call by interpreting what is inside, with the same visitor. So are
+    scans and branches if asked for; what a visitor sees there must not be kept for use outside.
     """
     jaxpr = program.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
@@ -53,8 +55,39 @@ def interpret(program: ClosedJaxpr, arguments: Sequence[Any], visit: Visitor) ->
 
         def run(*inputs: Any, equation: JaxprEqn = equation) -> list[Any]:
             inside = inner(equation)
-            return compute(equation, inputs) if inside is None else interpret(inside, inputs, visit)
+            if inside is not None:
+                return interpret(inside, inputs, visit, into_loops=into_loops)
+            if into_loops and equation.primitive.name in LOOPS:
+                return LOOPS[equation.primitive.name](equation.params, inputs, visit)
+            return compute(equation, inputs)
 
         outputs = visit(equation, [read(variable) for variable in equation.invars], run)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
+
+
+def _scan(params: dict[str, Any], inputs: Sequence[Any], visit: Visitor) -> list[Any]:
+    """A scan whose body is interpreted."""
+    body, constants, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    fixed, start, stacked = inputs[:constants], inputs[constants : constants + carried], inputs[constants + carried :]
+
+    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+        outputs = interpret(body, [*fixed, *carry, *slices], visit, into_loops=True)
+        return outputs[:carried], outputs[carried:]
+
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    carry, outputs = jax.lax.scan(step, list(start), list(stacked), **options)
+    return [*carry, *outputs]
+
+
+def _cond(params: dict[str, Any], inputs: Sequence[Any], visit: Visitor) -> list[Any]:
+    """A choice between branches that are interpreted."""
+    index, *operands = inputs
+
+    def interpreted(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
+        return lambda *values: interpret(branch, values, visit, into_loops=True)
+
+    return jax.lax.switch(index, [interpreted(branch) for branch in params["branches"]], *operands)
+
+
+LOOPS: dict[str, Callable[[dict[str, Any], Sequence[Any], Visitor], list[Any]]] = {"scan": _scan, "cond": _cond}

@@ -40,8 +40,9 @@ def judge(problem: Problem, key: Any, *, native: bool = False) -> Report:
             notes.append(f"the candidate computes in {_named(narrow)} inside, and is judged by that dtype's rounding")
             comparisons = _in_the_domain([trial.compare(place) for place in places])
     findings = [*first.findings, *calls.forward_pass(trial, comparisons[0])]
-    findings += mathematics.judge(trial, comparisons, notes)
-    if not findings:
+    found, autodiff_is_right = mathematics.judge(trial, comparisons, notes)
+    findings += found
+    if not findings and autodiff_is_right:
         findings += numerics.judge(trial, comparisons)
     if not findings:
         findings += calls.same_however_called(trial, comparisons, notes)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.points import Place, size
-from jaxnet.verify.problem import Leaves
+from jaxnet.verify.problem import Floats, Leaves
 from jaxnet.verify.reference import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.trial import Trial
 
@@ -79,22 +79,37 @@ def _extremes(trial: Trial, place: Place, step: float, rounds: int) -> tuple[Lea
     return lowest, highest
 
 
-def _largest(low: np.ndarray, high: np.ndarray) -> float:
+def _largest(low: Floats, high: Floats) -> float:
     sizes = np.maximum(np.abs(low), np.abs(high))
     return float(sizes.max(initial=0, where=np.isfinite(sizes)))
 
 
-def outside(comparison: Comparison, leaf: int, beside: Slopes) -> np.ndarray:
-    """The elements that are wrong or on a kink, and not between the slopes right beside the point.
+def mended(comparison: Comparison, beside: Slopes) -> Comparison:
+    """The comparison with what the neighbours agree on, where autodiff at the point is another thing altogether.
 
-    Autodiff itself may be wrong in a point, as where `jnp.where` singles it out, or NaN; its neighbours are not.
+    It is where `jnp.where` singles a point out; there one unit in the last place changes everything.
     """
+    gradients, noises = [], []
+    for leaf, (low, high) in enumerate(zip(beside.lowest, beside.highest, strict=True)):
+        gradient, noise = comparison.truth.gradient[leaf], comparison.truth.noise[leaf]
+        slack = beside.jump * _largest(low, high)
+        with np.errstate(all="ignore"):
+            singled_out = (high - low <= slack) & (comparison.limit * noise > _largest(low, high))
+            gradients.append(np.where(singled_out, (low + high) / 2, gradient))
+            noises.append(np.where(singled_out, slack / comparison.limit, noise))
+    return comparison._replace(truth=comparison.truth._replace(gradient=gradients, noise=noises))
+
+
+def outside(comparison: Comparison, leaf: int, beside: Slopes) -> Floats:
+    """The elements that are wrong or on a kink, and not between the slopes right beside the point."""
     low, high = beside.lowest[leaf], beside.highest[leaf]
     found = comparison.answer(leaf)
     slack = beside.jump * _largest(low, high)
     with np.errstate(all="ignore"):
         between = (found >= low - slack) & (found <= high + slack)
-    return (comparison.wrong(leaf) | beside.kinked[leaf]) & ~between
+    # Where autodiff is not finite the slopes beside decide, but only for a point that somebody asked about.
+    known = comparison.judged(leaf) | (comparison.place.name == "given")
+    return (comparison.wrong(leaf) | (beside.kinked[leaf] & known)) & ~between
 
 
 def convention(comparison: Comparison, leaf: int, path: str, beside: Slopes) -> str:

@@ -9,15 +9,15 @@ from jaxnet.verify import kinks, taylor
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis import diagnose
 from jaxnet.verify.diagnosis.evidence import Evidence
-from jaxnet.verify.problem import holds_fixed
+from jaxnet.verify.problem import Floats, holds_fixed
 from jaxnet.verify.report import Finding
 from jaxnet.verify.trial import Trial
 
 DIRECTIONS = 3
 
 
-def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list[Finding]:
-    """What is wrong with the numbers; adds notes on conventions."""
+def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> tuple[list[Finding], bool]:
+    """What is wrong with the numbers, and whether autodiff of the function is right; adds notes on conventions."""
     problem = trial.problem
     leaves = range(len(problem.paths))
     by_role = {role: [c for c in comparisons if c.place.role == role] for role in ("special", "generic", "cotangent")}
@@ -32,7 +32,7 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
             "autodiff of the function contradicts Taylor's theorem, and the candidate does not: judged by the latter; "
             "the function contains a wrong rule"
         )
-        return []
+        return [], False
     verdicts = diagnose(evidence, sorted([*misshapen, *wrong]))
     findings = []
     for i, (kind, text) in verdicts.items():
@@ -46,8 +46,9 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
     if trial.differentiable and how is not None:
         for comparison in special:
             beside = _beside(trial, comparison, how, open_leaves)
+            mended = kinks.mended(comparison, beside)
             unsettled = [i for i in open_leaves if problem.paths[i] not in {finding.path for finding in findings}]
-            findings += _at_kinks(trial, comparison, beside, generic, unsettled, notes)
+            findings += _at_kinks(trial, mended, beside, generic, unsettled, notes)
             if comparison is given:
                 known = {i: known[i] | beside.kinked[i] for i in open_leaves}
     for i in open_leaves:
@@ -66,10 +67,10 @@ def judge(trial: Trial, comparisons: list[Comparison], notes: list[str]) -> list
             notes.append("stop_gradient makes the function's slope another than its gradient: autodiff alone judges")
         else:
             findings += contradicted
-    return findings
+    return findings, True
 
 
-def _unjudged(unknown: np.ndarray, given: Comparison, path: str, notes: list[str]) -> Iterator[Finding]:
+def _unjudged(unknown: Floats, given: Comparison, path: str, notes: list[str]) -> Iterator[Finding]:
     """A leaf of which nothing could be judged at the given point must not pass; of which something, gets a note."""
     if unknown.all():
         text = (

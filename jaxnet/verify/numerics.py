@@ -16,7 +16,7 @@ from jaxnet.verify.comparison import UNITS_IN_OWN_DTYPE, Comparison
 from jaxnet.verify.diagnosis import diagnose
 from jaxnet.verify.diagnosis.evidence import Evidence
 from jaxnet.verify.points import Place
-from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, spacing
+from jaxnet.verify.problem import Floats, Leaves, Problem, as_the_user_runs_it, is_float, spacing
 from jaxnet.verify.reference import DOUBLE, Truth, by_autodiff, truth
 from jaxnet.verify.report import Finding
 from jaxnet.verify.trial import Trial
@@ -160,7 +160,7 @@ def _representable(problem: Problem, exact: Truth) -> bool:
     )
 
 
-def _allowed(noise: np.ndarray, automatic: np.ndarray, gradient: np.ndarray, dtype: Any, tiny: bool) -> np.ndarray:
+def _allowed(noise: Floats, automatic: Floats, gradient: Floats, dtype: Any, tiny: bool) -> Floats:
     """The noise of one element: measured, autodiff's own, the rounding of the result, and what underflows.
 
     Where autodiff overflows any finite answer will do; where the right value does not fit the dtype, or autodiff fails

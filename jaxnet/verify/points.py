@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.problem import Leaves, Problem, as_the_user_runs_it, is_float, widened
+from jaxnet.verify.problem import Floats, Leaves, Problem, as_the_user_runs_it, is_float, widened
 
+SALT = 20230  # without it, `default_rng(0)` and key(0) would draw the same numbers
 # How far the logistic function, exponentials and the logits of a softmax are driven.
 STRESS = (20.0, 100.0, 1e4)
 
@@ -44,7 +45,8 @@ def generator_of(key: Any) -> np.random.Generator:
     raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
     if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
         raise TypeError(f"key must be one JAX random key, such as jax.random.key(0), got {key!r}")
-    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key).ravel())
+    words = np.asarray(jax.random.key_data(key) if typed else key).ravel()
+    return np.random.default_rng([SALT, *map(int, words)])
 
 
 def cotangent(problem: Problem, generator: np.random.Generator) -> Leaves:
@@ -55,7 +57,7 @@ def cotangent(problem: Problem, generator: np.random.Generator) -> Leaves:
     return [generator.standard_normal(leaf.shape) for leaf in shapes if is_float(leaf)]
 
 
-def size(leaf: np.ndarray) -> float:
+def size(leaf: Floats) -> float:
     """The root of the mean square of a leaf, 1 for zeros."""
     return float(np.sqrt(np.mean(np.square(leaf)))) or 1.0
 
@@ -72,19 +74,19 @@ def around(problem: Problem, generator: np.random.Generator, spread: float) -> L
     factor: they may be probabilities or lengths.
     """
 
-    def moved(leaf: np.ndarray) -> np.ndarray:
+    def moved(leaf: Floats) -> Floats:
         steps = spread * generator.standard_normal(leaf.shape)
         return leaf * np.exp(steps) if one_signed(leaf) else leaf + size(leaf) * steps
 
     return [moved(leaf) for leaf in given(problem)]
 
 
-def one_signed(leaf: np.ndarray) -> bool:
+def one_signed(leaf: Floats) -> bool:
     """Whether all numbers of a leaf of several are positive, or all negative."""
     return leaf.size > 1 and bool((leaf > 0).all() or (leaf < 0).all())
 
 
-def _with_signs_of(leaf: np.ndarray, magnitudes: np.ndarray, signs: np.ndarray) -> np.ndarray:
+def _with_signs_of(leaf: Floats, magnitudes: Floats, signs: Floats) -> Floats:
     """The magnitudes with random signs, or with the leaf's where it has but one."""
     return np.abs(magnitudes) * (np.sign(leaf) if one_signed(leaf) else signs)
 
@@ -100,7 +102,7 @@ def generic(problem: Problem, generator: np.random.Generator) -> list[Place]:
     return [Place(name, point, cotangent(problem, generator)) for name, point in points]
 
 
-def _of_unit_scale(leaf: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _of_unit_scale(leaf: Floats, generator: np.random.Generator) -> Floats:
     numbers = generator.standard_normal(leaf.shape)
     return _with_signs_of(leaf, numbers, np.sign(numbers))
 

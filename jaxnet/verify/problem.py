@@ -18,6 +18,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 Leaves = list[Any]
+Floats = Any  # a NumPy array of float64, or the scalar that NumPy makes of one without axes
 
 
 class Rule(NamedTuple):
@@ -81,12 +82,20 @@ class Rule(NamedTuple):
         """The tree of the function's outputs, without their numbers."""
         return jax.eval_shape(lambda *leaves: self.function(*self.arguments(*leaves)), differentiated, fixed)
 
-    def answer_leaves(self) -> tuple[Any, list[str], list[bool]]:
-        """The tree that the gradient mirrors, its leaves' paths, and which of them are differentiated."""
-        marked = jax.tree.unflatten(self.treedef, self.roles)
+    def answer_leaves(self) -> tuple[Any, list[str], list[int]]:
+        """The tree that the gradient mirrors, and of its leaves that are differentiated the paths and positions in it.
+
+        Both are in the order of the arguments, whatever the order of argnums.
+        """
+        marked = jax.tree.unflatten(self.treedef, range(len(self.roles)))
         answer = marked[self.answer] if isinstance(self.answer, int) else tuple(marked[i] for i in self.answer)
         pairs, treedef = jax.tree_util.tree_flatten_with_path(answer)
-        return treedef, [self._path(path) for path, _ in pairs], [role == "differentiated" for _, role in pairs]
+        found = sorted(
+            (leaf, position, self._path(path))
+            for position, (path, leaf) in enumerate(pairs)
+            if self.roles[leaf] == "differentiated"
+        )
+        return treedef, [path for _, _, path in found], [position for _, position, _ in found]
 
     def _path(self, path: tuple[Any, ...]) -> str:
         if self.names and path:
@@ -126,7 +135,7 @@ def positions(argnums: int | Sequence[int], args: tuple[Any, ...]) -> tuple[int,
 
     Raises:
         TypeError: if argnums are no integers, or there are no arguments.
-        ValueError: if one is out of range.
+        ValueError: if one is out of range or named twice.
     """
     if not args:
         raise TypeError("there are no arguments to differentiate")
@@ -136,7 +145,10 @@ def positions(argnums: int | Sequence[int], args: tuple[Any, ...]) -> tuple[int,
     for number in several:
         if not -len(args) <= number < len(args):
             raise ValueError(f"argnums has {number}, but there are {len(args)} arguments")
-    return tuple(operator.index(number) % len(args) for number in several)
+    found = tuple(operator.index(number) % len(args) for number in several)
+    if len(set(found)) < len(found):
+        raise ValueError(f"argnums must name each argument once, got {argnums!r}")
+    return found
 
 
 def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: str) -> Problem:
@@ -159,8 +171,8 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
     if not differentiated:
         raise TypeError(f"nothing to differentiate: arguments {sorted(chosen)} hold no floating-point numbers")
     rule = rule._replace(treedef=treedef, roles=tuple(roles), kinds=tuple(kinds), static=tuple(static))
-    _, paths, judged = rule.answer_leaves()
-    problem = Problem(rule, differentiated, fixed, [p for p, j in zip(paths, judged, strict=True) if j], subject)
+    _, paths, _ = rule.answer_leaves()
+    problem = Problem(rule, differentiated, fixed, paths, subject)
     _check_outputs(problem)
     return problem._replace(rule=rule._replace(programs=_programs(problem)))
 
@@ -194,7 +206,7 @@ def _check_outputs(problem: Problem) -> None:
     try:
         outputs = problem.rule.output_shapes(problem.differentiated, problem.fixed)
     except Exception as error:
-        raise ValueError(f"the function itself raises {type(error).__name__} at these arguments: {error}") from error
+        raise ValueError(f"the function itself raises {in_words(error)}") from error
     leaves = jax.tree.leaves(outputs)
     if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves):
         raise TypeError("the function returns complex numbers; only real gradients are judged")
@@ -237,6 +249,15 @@ def draws(problem: Problem) -> bool:
 def holds_fixed(problem: Problem) -> bool:
     """Whether the function tells autodiff to take something for constant that is not."""
     return "stop_gradient" in problem.rule.programs[0]
+
+
+def in_words(error: Exception) -> str:
+    """An exception's type and message, in one line that is not too long."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # one that cannot be printed
+        text = "no message"
+    return f"{type(error).__name__}: {text[:300]}{'...' * (len(text) > 300)}"
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxnet.verify.interpreter import inner, interpret, shaped
+from jaxnet.verify.interpreter import LOOPS, inner, interpret, shaped
 from jaxnet.verify.problem import (
+    Floats,
     Leaves,
     Problem,
     Rule,
@@ -61,7 +62,7 @@ def _vjp(rule: Rule, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -
 
 def _rounds(equation: JaxprEqn) -> bool:
     """Whether the equation's results are rounded floats."""
-    if inner(equation) is not None:
+    if inner(equation) is not None or equation.primitive.name in LOOPS:
         return False
     if equation.primitive.name == "convert_element_type":
         (before,), (after,) = equation.invars, equation.outvars
@@ -90,7 +91,7 @@ class Program(NamedTuple):
     """
 
     run: Callable[..., tuple[Leaves, Leaves]]
-    spacings: np.ndarray
+    spacings: Floats
 
 
 def memoized(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,7 +123,7 @@ def _reference(
             spacings.append(max(spacing(shaped(v).dtype) for v in equation.outvars if is_float(shaped(v))))
         return run(*inputs)
 
-    jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), count), *shapes)
+    jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), count, into_loops=True), *shapes)
 
     def nudged(fixed: Leaves, point: tuple[Leaves, Leaves, Any]) -> tuple[Leaves, Leaves]:
         differentiated, cotangent, nudges = point
@@ -135,7 +136,7 @@ def _reference(
             step = nudges[next(position)]
             return [_nudged(output, step) if is_float(output) else output for output in outputs]
 
-        leaves = interpret(traced, jax.tree.leaves((differentiated, fixed, cotangent)), nudge)
+        leaves = interpret(traced, jax.tree.leaves((differentiated, fixed, cotangent)), nudge, into_loops=True)
         gradient = leaves[len(leaves) - len(differentiated) :]
         return leaves[: len(leaves) - len(differentiated)], gradient
 
@@ -222,13 +223,13 @@ def truth(
         float64: whether the truth is computed in float64, or in the user's own dtypes because it cannot be.
     """
 
-    def perturbed(leaf: np.ndarray, unit: float) -> np.ndarray:
+    def perturbed(leaf: Floats, unit: float) -> Floats:
         count = PERTURBATIONS * leaf.size
         bits = np.unpackbits(np.frombuffer(generator.bytes(count // 8 + 1), np.uint8), count=count)
         up, down = leaf * (1 + unit), leaf * (1 - unit)
         return np.concatenate([leaf[None], np.where(bits.reshape(PERTURBATIONS, *leaf.shape), up, down)])
 
-    def nudges(spacings: np.ndarray) -> np.ndarray:
+    def nudges(spacings: Floats) -> Floats:
         signs = generator.choice((-1.0, 1.0), (PERTURBATIONS, len(spacings)))
         return np.concatenate([np.zeros((1, len(spacings))), signs * np.maximum(np.round(inside / spacings), 1)])
 
@@ -242,13 +243,13 @@ def truth(
     return Truth([output[0] for output in outputs], [gradient[0] for gradient in gradients], noise)
 
 
-def _largest_change(stack: np.ndarray) -> np.ndarray:
+def _largest_change(stack: Floats) -> Floats:
     """For each element, over the perturbations that stay finite."""
     change = np.abs(stack[1:] - stack[0])
     return np.where(np.isfinite(change), change, 0).max(axis=0)
 
 
-def _largest(leaf: np.ndarray) -> float:
+def _largest(leaf: Floats) -> float:
     return float(np.max(np.abs(leaf), initial=0, where=np.isfinite(leaf)))
 
 

@@ -1,12 +1,13 @@
 """`verify_gradient`, `verify_vjp` and `verify_custom_vjp`: what they take, what they find, what they refuse."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal, squares, squares_rule
@@ -237,6 +238,8 @@ def test_custom_vjp_is_held_against_the_reference(key):
     assert {"output", "[0]"} <= {finding.path for finding in report.findings}
 
 
+REFUSED: Any = 0  # no key
+
 ERRORS = {
     "empty": (lambda key: verify_gradient(squares, squares_rule, jnp.zeros((0, 3)), key=key), ValueError, "empty"),
     "NaN": (lambda key: verify_gradient(squares, squares_rule, jnp.float32(jnp.nan), key=key), ValueError, "finite"),
@@ -264,7 +267,7 @@ ERRORS = {
         "argnums has -2",
     ),
     "argnums floats": (
-        lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums=(0.0,), key=key),
+        lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums=(0.0,), key=key),  # pyright: ignore[reportArgumentType]
         TypeError,
         "argnums",
     ),
@@ -274,7 +277,7 @@ ERRORS = {
         "argnums",
     ),
     "argnums string": (
-        lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums="0", key=key),
+        lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums="0", key=key),  # pyright: ignore[reportArgumentType]
         TypeError,
         "argnums",
     ),
@@ -294,7 +297,7 @@ ERRORS = {
         ValueError,
         "the function itself raises TypeError",
     ),
-    "integer key": (lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), key=0), TypeError, "key"),
+    "integer key": (lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), key=REFUSED), TypeError, "key"),
     "several keys": (
         lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), key=jax.random.split(key, 2)),
         TypeError,
@@ -486,4 +489,4 @@ def test_random_points_are_not_the_users_own(key):
 
     with jax.disable_jit():
         verify_vjp(lambda x: x, backward, x, key=key)
-    assert not any(np.allclose(x, ct) for ct in drawn if ct.shape == x.shape and not isinstance(ct, jax.core.Tracer))
+    assert not any(np.allclose(x, ct) for ct in drawn if ct.shape == x.shape and not isinstance(ct, Tracer))

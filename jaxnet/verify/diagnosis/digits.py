@@ -7,6 +7,7 @@ import numpy as np
 from jaxnet.verify.candidate import by_candidate, narrowest
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
+from jaxnet.verify.problem import Floats
 from jaxnet.verify.reference import DOUBLE, outputs_and_gradients, stacked
 
 NEARLY = 1e-5
@@ -58,7 +59,7 @@ def lost_tail(evidence: Evidence) -> Verdict | None:
     """What is wrong is tiny beside the gradient's size elsewhere, where it is right."""
     leaf, shown = evidence.leaf, evidence.shown
 
-    def largest(values: np.ndarray, comparison: Comparison) -> float:
+    def largest(values: Floats, comparison: Comparison) -> float:
         upstream = math.sqrt(sum(float(np.mean(np.square(c))) for c in comparison.place.cotangent)) or 1.0
         return float(np.abs(values).max(initial=0)) / upstream
 

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
+from jaxnet.verify.problem import Floats
 
 
 def some_elements(evidence: Evidence) -> Verdict | None:
@@ -21,7 +22,7 @@ def some_elements(evidence: Evidence) -> Verdict | None:
     )
 
 
-def _where(wrong: np.ndarray) -> str:
+def _where(wrong: Floats) -> str:
     """The pattern of the wrong elements in words."""
     if wrong.sum() == 1:
         return f"element {[int(i) for i in np.argwhere(wrong)[0]]} is"

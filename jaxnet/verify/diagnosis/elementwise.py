@@ -8,7 +8,7 @@ from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
 from jaxnet.verify.diagnosis.examples import LARGEST_BATCH, masked
 from jaxnet.verify.diagnosis.mutants import INTRUDERS, SUBSTITUTES
-from jaxnet.verify.problem import Problem
+from jaxnet.verify.problem import Floats, Problem
 from jaxnet.verify.reference import outputs_and_gradients, stacked
 
 
@@ -32,7 +32,7 @@ def elementwise(evidence: Evidence) -> Verdict | None:
         _, gradients = outputs_and_gradients(problem, stacked([np.asarray(z)]), stacked([np.ones(shape)]))
         return gradients[0][0]
 
-    def with_substitute(comparison: Comparison, substitute: Any) -> np.ndarray:
+    def with_substitute(comparison: Comparison, substitute: Any) -> Floats:
         with np.errstate(all="ignore"):
             factor = substitute(comparison.place.point[leaf], comparison.truth.outputs[0], slope)
             return comparison.place.cotangent[0] * np.asarray(factor)
@@ -43,7 +43,7 @@ def elementwise(evidence: Evidence) -> Verdict | None:
     return None
 
 
-def _diagonal(problem: Problem, comparison: Comparison) -> np.ndarray | None:
+def _diagonal(problem: Problem, comparison: Comparison) -> Floats | None:
     """The gradient of an output by its own input, as if the function acted element by element."""
     (cotangent,) = comparison.place.cotangent
     if cotangent.size > LARGEST_BATCH:

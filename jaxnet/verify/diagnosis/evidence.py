@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.comparison import Comparison
-from jaxnet.verify.problem import Problem
+from jaxnet.verify.problem import Floats, Problem
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
         """The places where the leaf is wrong."""
         return [c for c in self.comparisons if c.comparable(self.leaf) and c.wrong(self.leaf).any()]
 
-    def explains(self, comparison: Comparison, hypothesis: np.ndarray) -> bool:
+    def explains(self, comparison: Comparison, hypothesis: Floats) -> bool:
         """Whether a hypothesis is the candidate's leaf at a place, and not what is right."""
         known = comparison.judged(self.leaf) & np.isfinite(hypothesis)
         found, expected = (leaf[known] for leaf in (comparison.answer(self.leaf), comparison.truth.gradient[self.leaf]))
@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
         slack = OF_THE_ERROR * error + OF_THE_NOISE * np.linalg.norm(comparison.truth.noise[self.leaf][known])
         return bool(np.linalg.norm(found - hypothesis[known]) <= slack < 0.5 * error)
 
-    def holds(self, hypothesis: Callable[[Comparison], np.ndarray]) -> bool:
+    def holds(self, hypothesis: Callable[[Comparison], Floats]) -> bool:
         """Whether a hypothesis explains the leaf wherever it is wrong, and is right wherever it is right."""
         return all(self.explains(c, hypothesis(c)) for c in self.shown) and all(
             _same(c, self.leaf, hypothesis(c))
@@ -54,7 +54,7 @@ class Evidence(NamedTuple):
         )
 
 
-def _same(comparison: Comparison, leaf: int, hypothesis: np.ndarray) -> bool:
+def _same(comparison: Comparison, leaf: int, hypothesis: Floats) -> bool:
     """Whether a hypothesis is the candidate's leaf, up to rounding."""
     known = comparison.judged(leaf)
     apart = np.linalg.norm(hypothesis[known] - comparison.answer(leaf)[known])

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import Evidence, Verdict
-from jaxnet.verify.problem import Leaves, Problem
+from jaxnet.verify.problem import Floats, Leaves, Problem
 from jaxnet.verify.reference import PERTURBATIONS, outputs_and_gradients, stacked
 from jaxnet.verify.report import Kind
 
@@ -33,7 +33,7 @@ def by_example(evidence: Evidence) -> Verdict | None:
     return None
 
 
-def _summed_over_the_other_axis(stack: np.ndarray) -> np.ndarray:
+def _summed_over_the_other_axis(stack: Floats) -> Floats:
     summed = stack.sum(axis=-1)
     return summed if summed.shape == stack.shape[1:] else np.full(stack.shape[1:], np.nan)
 

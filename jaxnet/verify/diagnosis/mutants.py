@@ -18,7 +18,7 @@ from jax.lax import stop_gradient
 
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.interpreter import compute, inner, interpret, shaped
-from jaxnet.verify.problem import Leaves, Problem, Rule, in_float64, is_float, widened
+from jaxnet.verify.problem import Floats, Leaves, Problem, Rule, in_float64, is_float, widened
 from jaxnet.verify.reference import described, memoized
 from jaxnet.verify.report import Kind
 
@@ -80,7 +80,7 @@ class Mutants(NamedTuple):
     """
 
     mutants: tuple[Mutant, ...]
-    usual: np.ndarray
+    usual: Floats
     gradient: Callable[..., Leaves]
 
 
@@ -203,7 +203,7 @@ class _Surgeon:
             ("scale", f"one path counts half: the one through `{name}`", 0.5),
         )
         output = _scaled(output, factor)
-        if output.ndim < 2 or len(output) < 2:
+        if output.ndim < 1 or len(output) < 2:
             return output
         for which, row in (("last", len(output) - 1), ("first", 0)):
             text = f"the {which} row of `{name}`, an example perhaps, is left out of the gradient"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet.verify.candidate import by_candidate
 from jaxnet.verify.comparison import Comparison
 from jaxnet.verify.diagnosis.evidence import OF_THE_NOISE, Evidence, Verdict
-from jaxnet.verify.problem import Problem
+from jaxnet.verify.problem import Floats, Problem
 
 
 def non_finite(evidence: Evidence) -> Verdict | None:
@@ -45,7 +45,7 @@ def nonlinear(evidence: Evidence) -> Verdict | None:
         return None
     here = shown[0]
 
-    def times(factor: float) -> np.ndarray:
+    def times(factor: float) -> Floats:
         scaled = [factor * c for c in here.place.cotangent]
         answer = by_candidate(
             evidence.problem, here.place.point, scaled, traced=evidence.traced, float64=evidence.float64
@@ -55,7 +55,7 @@ def nonlinear(evidence: Evidence) -> Verdict | None:
     once, twice, opposite = here.answer(leaf), times(2.0), times(-1.0)
     slack = 4 * OF_THE_NOISE * np.linalg.norm(here.truth.noise[leaf]) + 1e-9 * np.linalg.norm(once)
 
-    def same(a: np.ndarray, b: np.ndarray) -> bool:
+    def same(a: Floats, b: Floats) -> bool:
         return not np.linalg.norm(a - b) > slack
 
     if (same(twice, 2 * once) and same(opposite, -once)) or same(twice - once, here.truth.gradient[leaf]):
@@ -163,7 +163,7 @@ def _scalar_cotangent(comparison: Comparison) -> float:
     return float(upstream) if upstream.ndim == 0 else 1.0
 
 
-def _terms(problem: Problem, leaf: int) -> Iterator[tuple[str, Callable[[Comparison], np.ndarray]]]:
+def _terms(problem: Problem, leaf: int) -> Iterator[tuple[str, Callable[[Comparison], Floats]]]:
     """What may be added to a leaf's gradient by mistake, and its name."""
     shape = problem.differentiated[leaf].shape
     yield "itself", lambda c: c.place.point[leaf]
