@@ -268,7 +268,7 @@ def _judge(specimen: Specimen, scale: float, key: jax.Array) -> Verdict:
 
 
 def _units(specimen: Specimen, report: Report) -> float:
-    """The largest error of a right rule, or that of the mildest wrong leaf, in units of rounding.
+    """The largest error of a right rule, or the largest in the mildest wrong leaf, in units of rounding.
 
     NaN for rules at kinks, which follow one convention or another, and for mistakes that have no size in float64.
     """
@@ -277,7 +277,7 @@ def _units(specimen: Specimen, report: Report) -> float:
         return math.nan if report.findings or at_kinks else max(report.leaves.values(), default=math.nan)
     if specimen.kind in WITHOUT_SIZE:
         return math.nan
-    sizes = [f.error / f.rounding for f in report.findings if f.kind not in WITHOUT_SIZE and f.rounding > 0]
+    sizes = [report.leaves.get(f.path, math.inf) for f in report.findings if f.kind not in WITHOUT_SIZE]
     return min((units for units in sizes if math.isfinite(units)), default=math.nan)
 
 
