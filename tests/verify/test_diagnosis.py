@@ -68,7 +68,6 @@ def test_last_example_left_out_of_a_mean_is_named(key):
     def gradient(weight, x, y):
         return 2 * x[:-1].T @ (x[:-1] @ weight - y[:-1]) / len(y)
 
-    # FAILS: "unknown"; no row of a scalar function's residual is left out by a simulated mistake.
     found = first(verify_gradient(mean_cost, gradient, normal(3), normal(6, 3, seed=1), normal(6, seed=2), key=key))
     assert found.kind == "partial"
     assert "last" in found.explanation

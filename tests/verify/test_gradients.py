@@ -478,7 +478,6 @@ def test_verdict_is_the_same_for_every_key(seed):
 
 def test_random_points_are_not_the_users_own(key):
     """Data of numpy.random.default_rng(0) must not be the cotangent: the gradient of x/‖x‖ along x is 0."""
-    # FAILS: the generator of jax.random.key(0) is default_rng(0), and the first cotangent is x.
     x = jnp.asarray(np.random.default_rng(0).standard_normal(6))
     drawn = []
 

@@ -67,7 +67,6 @@ NO_BIAS = spoiled(dense(4, 2, dtype="float32"), lambda g, p, params, delta: (g, 
 NO_SLOPE = spoiled(elementwise(tanh), lambda g, p, params, delta: (delta, p))
 
 
-# FAILS for "repeat": rounding inside a scan is not measured, and autodiff's a(1 - a) in it loses digits at z = 20.
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_passes(name, key):
     verify_layer(LAYERS[name], normal(5, 4, seed=3), key=key).raise_if_failed()
@@ -93,7 +92,6 @@ def test_network_passes(loss, key):
 
 
 def test_network_with_repeated_layers_passes(key):
-    # FAILS: as for the layer alone.
     network = serial(LAYERS["repeat"], dense(4, 2, dtype="float32"))
     verify_network(network, squared_error, normal(5, 4), WHOLE, key=key).raise_if_failed()
 

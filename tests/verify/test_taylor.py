@@ -35,7 +35,6 @@ def test_gradient_that_agrees_with_a_wrong_rule_alone_is_rejected(key):
 
 
 def test_true_gradient_passes_beside_a_wrong_rule(key):
-    # FAILS: `numerics.judge` holds it against the wrong autodiff after `mathematics.judge` has let it pass.
     report = verify_gradient(of_a_wrong_rule, true_gradient, normal(4), key=key)
     report.raise_if_failed()
     assert any("Taylor's theorem" in note for note in report.notes)
