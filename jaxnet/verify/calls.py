@@ -16,6 +16,10 @@ def forward_pass(trial: Trial, given: Comparison) -> Iterator[Finding]:
     if problem.rule.value is None or trial.native or not trial.traced:
         return
     found = value_by_candidate(problem, given.place.point)
+    if len(found) != len(given.truth.outputs):
+        text = f"the rule's forward pass returns {len(found)} outputs, the function {len(given.truth.outputs)}"
+        yield Finding("output", "structure", text)
+        return
     unit = max(trial.unit, narrowest_value(problem))
     for i, (a, e) in enumerate(zip(found, given.truth.outputs, strict=True)):
         known = np.isfinite(e)

@@ -18,14 +18,12 @@ class Contract(NamedTuple):
 
     Attributes:
         findings: what it does wrong; after a finding with `fatal` its numbers mean nothing.
-        answer: its gradient there, leaf by leaf; None where it returned None.
         traced: whether it runs under `jax.jit`.
         notes: which checks could not be made.
         fatal: whether to stop here.
     """
 
     findings: tuple[Finding, ...]
-    answer: Leaves
     traced: bool
     notes: tuple[str, ...] = ()
     fatal: bool = False
@@ -57,16 +55,16 @@ def check(problem: Problem, place: Place) -> Contract:
     for path, leaf, own in zip(problem.paths, answer, problem.differentiated, strict=True):
         findings += _form(path, leaf, own)
     if any(f.kind in ("structure", "impure") for f in findings) or any(map(np.iscomplexobj, answer)):
-        return Contract(tuple(findings), answer, False, fatal=True)
+        return Contract(tuple(findings), False, fatal=True)
     findings += [f for f in _repeats(problem, answer, again) if f]
     if any(finding.kind == "impure" for finding in findings):
-        return Contract(tuple(findings), answer, False, fatal=True)
+        return Contract(tuple(findings), False, fatal=True)
     traced, note = _traces(problem, place)
-    return Contract(tuple(findings), answer, traced, note)
+    return Contract(tuple(findings), traced, note)
 
 
 def _stop(finding: Finding) -> Contract:
-    return Contract((finding,), [], False, fatal=True)
+    return Contract((finding,), False, fatal=True)
 
 
 def _call(problem: Problem, place: Place) -> tuple[Any, str]:

@@ -488,3 +488,13 @@ def test_random_points_are_not_the_users_own(key):
     with jax.disable_jit():
         verify_vjp(lambda x: x, backward, x, key=key)
     assert not any(np.allclose(x, ct) for ct in drawn if ct.shape == x.shape and not isinstance(ct, Tracer))
+
+
+def test_custom_vjp_whose_forward_pass_returns_too_many_outputs_is_found(key):
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: ((x**2, x), x), lambda x, ct: (2 * x * ct,))
+    report = verify_custom_vjp(square, jnp.arange(1.0, 4.0, dtype="float32"), key=key)
+    assert [(finding.path, finding.kind) for finding in report.findings] == [("output", "structure")]
