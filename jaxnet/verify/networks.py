@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from jaxnet.arguments import check_finite
 from jaxnet.layers import Layer, map_layers
 from jaxnet.losses import Loss
 from jaxnet.network import cost, cost_and_gradient
@@ -125,6 +126,10 @@ def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, na
         ValueError: if init or forward raises, or x is empty or not finite.
     """
     _check(network)
+    if not isinstance(loss, Loss):
+        raise TypeError(f"expected a jaxnet Loss, such as jaxnet.squared_error, got {type(loss).__name__}")
+    x = jnp.asarray(x)
+    check_finite("x", x)
     params = network.init(key)
     rule = Rule(cost(network, loss), _CostGradient(network, loss), 0, scalar=True)
     whole = judge(state(rule, (params, x, y), (0,), f"{network.name}, {loss.name}"), key, native=native)
