@@ -1,0 +1,3 @@
+from tests.typechecker import checked
+
+__all__ = ["checked"]
