@@ -178,12 +178,17 @@ def _scalar(number: Any, count: Array, t: Array) -> Any:
     """The number in step t, after `count` finished ones."""
     if isinstance(number, Decay):
         rate, t = jnp.asarray(number.rate, float), t.astype(float)
-        number = number._replace(correction=1 - rate**t, next_correction=1 - rate ** (t + 1))
+        number = number._replace(correction=_hoisted(1 - rate**t), next_correction=_hoisted(1 - rate ** (t + 1)))
     elif callable(number):
         number = number(count)
     if any(jnp.ndim(scalar) for scalar in jax.tree.leaves(number)):
         raise ValueError("hyperparameters must be scalars; put stacked ones through jax.vmap")
     return number
+
+
+def _hoisted(scalar: Array) -> Array:
+    """The scalar, computed once: XLA would fuse the power into the loop and evaluate it for every element."""
+    return jax.lax.optimization_barrier(scalar)
 
 
 def _promoted(*arrays: Any) -> Any:
