@@ -71,10 +71,13 @@ from jaxnet.training import History, TrainState, fit, init_state, train_epochs, 
 from jaxnet.verify import (
     Finding,
     Report,
+    from_step,
+    from_torch,
     verify_custom_vjp,
     verify_gradient,
     verify_layer,
     verify_network,
+    verify_optimizer,
     verify_vjp,
 )
 
@@ -112,6 +115,8 @@ __all__ = [
     "fit",
     "fit_standardization",
     "flatten_images",
+    "from_step",
+    "from_torch",
     "gelu",
     "gelu_tanh",
     "glorot_normal",
@@ -157,6 +162,7 @@ __all__ = [
     "verify_gradient",
     "verify_layer",
     "verify_network",
+    "verify_optimizer",
     "verify_vjp",
     "zeros",
 ]

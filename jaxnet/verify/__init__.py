@@ -2,6 +2,18 @@
 
 from jaxnet.verify.gradients import verify_custom_vjp, verify_gradient, verify_vjp
 from jaxnet.verify.networks import verify_layer, verify_network
+from jaxnet.verify.optimizers import from_step, from_torch, verify_optimizer
 from jaxnet.verify.report import Finding, Report
 
-__all__ = ["Finding", "Report", "verify_custom_vjp", "verify_gradient", "verify_layer", "verify_network", "verify_vjp"]
+__all__ = [
+    "Finding",
+    "Report",
+    "from_step",
+    "from_torch",
+    "verify_custom_vjp",
+    "verify_gradient",
+    "verify_layer",
+    "verify_network",
+    "verify_optimizer",
+    "verify_vjp",
+]

@@ -105,10 +105,10 @@ def _narrowest(rule: Rule, *shapes: tuple[Any, ...]) -> float:
     traced = jax.make_jaxpr(lambda *leaves: entries(rule, rule.gradient(*leaves)))(
         *([jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes)
     )
-    return max(_narrowings(traced), default=0.0)
+    return max(narrowings(traced), default=0.0)
 
 
-def _narrowings(program: Any) -> Iterator[float]:
+def narrowings(program: Any) -> Iterator[float]:
     """The spacings of the narrow floats that a program computes or holds, anywhere in it."""
     for constant in getattr(program, "consts", ()):
         if is_float(constant) and constant.ndim:
@@ -118,7 +118,7 @@ def _narrowings(program: Any) -> Iterator[float]:
             if is_float(shaped(variable)):
                 yield spacing(shaped(variable).dtype)
         for inside in jaxprs_in_params(equation.params):
-            yield from _narrowings(inside)
+            yield from narrowings(inside)
 
 
 def narrowest(problem: Problem, place_cotangent: Leaves) -> float:
@@ -156,7 +156,7 @@ def value_by_candidate(problem: Problem, point: Leaves) -> Leaves:
 @memoized
 def _narrowest_value(rule: Rule, *shapes: tuple[Any, ...]) -> float:
     traced = jax.make_jaxpr(_value(rule))(*([jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes))
-    return max(_narrowings(traced), default=0.0)
+    return max(narrowings(traced), default=0.0)
 
 
 def narrowest_value(problem: Problem) -> float:

@@ -223,13 +223,13 @@ def _programs(problem: Problem) -> tuple[str, ...]:
     """The function and the candidate as JAX traces them; a candidate that cannot be traced is never compiled."""
     rule, leaves = problem.rule, (problem.differentiated, problem.fixed)
     cotangent = [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(rule.output_shapes(*leaves)) if is_float(s)]
-    found = [_printed(jax.make_jaxpr(rule.outputs)(*leaves))]
+    found = [printed(jax.make_jaxpr(rule.outputs)(*leaves))]
     with contextlib.suppress(Exception):
-        found.append(_printed(jax.make_jaxpr(rule.gradient)(*leaves, cotangent)))
+        found.append(printed(jax.make_jaxpr(rule.gradient)(*leaves, cotangent)))
     return tuple(found)
 
 
-def _printed(program: Any) -> str:
+def printed(program: Any) -> str:
     """A traced program as text, with the numbers that it closes over, without addresses in memory."""
     digest = hashlib.sha256()
     for constant in program.consts:

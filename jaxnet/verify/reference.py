@@ -60,7 +60,7 @@ def _vjp(rule: Rule, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -
     return outputs, gradient
 
 
-def _rounds(equation: JaxprEqn) -> bool:
+def rounds(equation: JaxprEqn) -> bool:
     """Whether the equation's results are rounded floats."""
     if inner(equation) is not None or equation.primitive.name in LOOPS:
         return False
@@ -71,7 +71,7 @@ def _rounds(equation: JaxprEqn) -> bool:
     return equation.primitive.name not in EXACT and any(is_float(shaped(variable)) for variable in equation.outvars)
 
 
-def _nudged(value: Any, step: Any) -> Any:
+def nudged(value: Any, step: Any) -> Any:
     """The value moved by so many units in its own last place, as the integer that its bits are; 0 stays 0.
 
     A product with 1 + ε would be contracted with what follows to one rounding, and differ from one use to the next.
@@ -119,22 +119,22 @@ def _reference(
     spacings: list[float] = []
 
     def count(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
-        if _rounds(equation):
+        if rounds(equation):
             spacings.append(max(spacing(shaped(v).dtype) for v in equation.outvars if is_float(shaped(v))))
         return run(*inputs)
 
     jax.eval_shape(lambda *leaves: interpret(traced, jax.tree.leaves(leaves), count, into_loops=True), *shapes)
 
-    def nudged(fixed: Leaves, point: tuple[Leaves, Leaves, Any]) -> tuple[Leaves, Leaves]:
+    def moved(fixed: Leaves, point: tuple[Leaves, Leaves, Any]) -> tuple[Leaves, Leaves]:
         differentiated, cotangent, nudges = point
         position = iter(range(len(spacings)))
 
         def nudge(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
             outputs = run(*inputs)
-            if not _rounds(equation):
+            if not rounds(equation):
                 return outputs
             step = nudges[next(position)]
-            return [_nudged(output, step) if is_float(output) else output for output in outputs]
+            return [nudged(output, step) if is_float(output) else output for output in outputs]
 
         leaves = interpret(traced, jax.tree.leaves((differentiated, fixed, cotangent)), nudge, into_loops=True)
         gradient = leaves[len(leaves) - len(differentiated) :]
@@ -142,7 +142,7 @@ def _reference(
 
     @jax.jit
     def run(differentiated: Leaves, fixed: Leaves, cotangent: Leaves, nudges: Any) -> tuple[Leaves, Leaves]:
-        return jax.lax.map(lambda point: nudged(fixed, point), (differentiated, cotangent, nudges))
+        return jax.lax.map(lambda point: moved(fixed, point), (differentiated, cotangent, nudges))
 
     return Program(run, np.asarray(spacings))
 

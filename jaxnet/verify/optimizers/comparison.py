@@ -1,0 +1,220 @@
+"""Candidate and reference side by side in one setting and one precision, over every sequence of gradients."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
+from jaxnet.verify.optimizers.adapters import StepDifference
+from jaxnet.verify.optimizers.conventions import Exhibit
+from jaxnet.verify.optimizers.differences import Pair
+from jaxnet.verify.optimizers.fields import Field, fields
+from jaxnet.verify.optimizers.program import (
+    Program,
+    Steps,
+    Truth,
+    called_steps,
+    called_truth,
+    compiled_steps,
+    start,
+    traced,
+    truth,
+)
+from jaxnet.verify.optimizers.sequences import STEPS, sequences
+from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, is_float, spacing
+from jaxnet.verify.reference import DOUBLE
+
+NUMBERS_AT_ONCE = 2**22
+ELEMENTS_SHOWN = 6
+
+
+class Side(NamedTuple):
+    """One of the two optimizers, started.
+
+    Attributes:
+        optimizer: itself.
+        state: before the first step.
+        fields: the leaves of its state.
+        program: its step; None where JAX cannot trace it.
+    """
+
+    optimizer: Any
+    state: Any
+    fields: list[Field]
+    program: Program | None
+
+
+class Comparison(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        updates: for each leaf of the parameters.
+        states: for each pair of fields (the candidate's, the reference's) that may stand for the same.
+        candidate: the fields of its state.
+        reference: the fields of its state.
+        exhibit: a few elements of every leaf, over all sequences side by side.
+        columns: which leaf each element of the exhibit is of.
+    """
+
+    updates: list[Pair]
+    states: dict[tuple[int, int], Pair]
+    candidate: list[Field]
+    reference: list[Field]
+    exhibit: Exhibit
+    columns: Floats
+
+    def wrong(self) -> list[int]:
+        """The leaves whose updates differ."""
+        return [leaf for leaf, pair in enumerate(self.updates) if pair.first]
+
+    def among_the_equal(self, other: "Comparison") -> "Comparison":
+        """Without the pairs of fields that differ in the other: what they stand for is known from there."""
+        return self._replace(states={at: pair for at, pair in self.states.items() if other.states[at].first is None})
+
+
+class Precision(NamedTuple):
+    """In which precision the candidate is judged.
+
+    Attributes:
+        float64: whether it runs in float64, or else in the parameters' own dtypes.
+        unit: one unit in the last place of what it computes in.
+    """
+
+    float64: bool
+    unit: float
+
+    @property
+    def limit(self) -> float:
+        """How many units of measured noise are still rounding."""
+        return UNITS_IN_FLOAT64 if self.unit == DOUBLE else UNITS_IN_OWN_DTYPE
+
+
+def begin(optimizer: Any, parameters: Any) -> Side:
+    """The optimizer at the start, and its step as a program if it can be traced."""
+    state = optimizer.init(parameters)
+    try:
+        program = traced(optimizer, parameters, state, parameters)
+        shapes = [(leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, jax.tree.leaves(state))]
+        if shapes != [(aval.shape, aval.dtype) for aval in program.jaxpr.out_avals[program.count :]]:
+            program = None  # a state that changes its dtype cannot be scanned
+    except Exception:  # what cannot be traced is called
+        program = None
+        if not jax.tree.leaves(state):  # made in the first step
+            _, state_later = optimizer.update(jax.tree.map(np.zeros_like, parameters), state, parameters)
+            return Side(optimizer, state, fields(state_later, parameters), None)
+    return Side(optimizer, state, fields(state, parameters), program)
+
+
+def compare(
+    candidate: Side, reference: Side, parameters: Any, seed: int, precision: Precision, name: str
+) -> Comparison:
+    """Runs both over every sequence, the reference in float64.
+
+    Args:
+        candidate: started in the precision it is judged in.
+        reference: started in float64.
+        parameters: in the dtypes that the candidate is run in.
+        seed: of the gradients: the same for every setting and precision.
+        precision: in which the candidate is judged.
+        name: of the setting.
+    """
+    leaves, treedef = jax.tree.flatten(parameters)
+    pairs = {
+        (c, r): Pair()
+        for c, one in enumerate(candidate.fields)
+        for r, other in enumerate(reference.fields)
+        if one.alike(other)
+    }
+    updates = [Pair() for _ in leaves]
+    picked = [_picked(leaf.size) for leaf in leaves]
+    rows: Leaves = []
+    limits = jnp.finfo(max((leaf.dtype for leaf in leaves), key=spacing))
+    adapted = any(isinstance(side.optimizer.update, StepDifference) for side in (candidate, reference))
+    for number, sequence in enumerate(sequences(limits)):
+        generator = np.random.default_rng([seed, number])
+        where = ", ".join(filter(None, (sequence.name, name)))
+        gradients = sequence.draw(generator, [leaf.shape for leaf in leaves], STEPS)
+        shown: Leaves = []
+        for first, found, true in _run(candidate, reference, leaves, treedef, gradients, generator, precision):
+            for leaf, pair in enumerate(updates):
+                noise = true.noise_in_updates[leaf] + precision.unit * np.abs(true.updates[leaf])
+                if adapted:
+                    noise = noise + precision.unit * np.abs(true.parameters[leaf])
+                pair.see(where, first, found.updates[leaf], true.updates[leaf], noise, precision.limit)
+            for (c, r), pair in pairs.items():
+                relative = 0 if reference.fields[r].whole else precision.unit
+                noise = true.noise_in_states[r] + relative * np.abs(true.states[r])
+                pair.see(where, first, found.states[c], true.states[r], noise, precision.limit)
+            given = [true.gradients, true.parameters, found.updates, true.updates]
+            shown.append(np.stack([_shown(group, picked) for group in given]))
+        rows.append(np.concatenate(shown, axis=1))
+    exhibit = Exhibit(None, *np.concatenate(rows, axis=2))
+    columns = np.tile(np.repeat(np.arange(len(picked)), [len(p) for p in picked]), len(rows))
+    return Comparison(updates, pairs, candidate.fields, reference.fields, exhibit, columns)
+
+
+def _picked(size: int) -> Floats:
+    return np.unique(np.linspace(0, size - 1, min(size, ELEMENTS_SHOWN)).astype(int))
+
+
+def _shown(leaves: Leaves, picked: list[Floats]) -> Floats:
+    return np.concatenate([leaf.reshape(len(leaf), -1)[:, p] for leaf, p in zip(leaves, picked, strict=True)], axis=1)
+
+
+def _run(
+    candidate: Side,
+    reference: Side,
+    leaves: Leaves,
+    treedef: Any,
+    gradients: Iterator[Leaves],
+    generator: np.random.Generator,
+    precision: Precision,
+) -> Iterator[tuple[int, Steps, Truth]]:
+    """Stretch by stretch, so short that both trajectories fit into memory: the steps before it, and what both did."""
+    chunk = _chunk(sum(leaf.size for leaf in leaves) * (2 + len(reference.fields)))
+    state = candidate.state
+    exact = [np.asarray(leaf, np.float64) for leaf in leaves]
+    carry: Any = None
+    own: Any = None
+    for first in range(0, STEPS, chunk):
+        rows = [next(gradients) for _ in range(chunk)]
+        given = [
+            np.stack(column).astype(leaf.dtype) for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
+        ]
+        with in_float64():
+            widened = [leaf.astype(np.float64) for leaf in given]
+            if reference.program is not None:
+                carry = start(jax.tree.leaves(reference.state), exact) if carry is None else carry
+                carry, true = truth(reference.program, carry, widened, generator, precision.unit)
+            else:
+                carry, true = called_truth(
+                    reference.optimizer, treedef, reference.state, exact, carry, widened, generator, precision.unit
+                )
+        with in_float64() if precision.float64 else as_the_user_runs_it():
+            before = [p.astype(leaf.dtype) for p, leaf in zip(true.parameters, leaves, strict=True)]
+            if candidate.program is not None:
+                begun = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)] if first == 0 else own
+                found = compiled_steps(candidate.program, begun, given, before)
+                own = found.state
+            else:
+                state, found = called_steps(candidate.optimizer, treedef, state, given, before)
+        yield first, found, true
+
+
+def _chunk(numbers: int) -> int:
+    most = max(NUMBERS_AT_ONCE // max(numbers, 1), 1)
+    return max(divisor for divisor in range(1, STEPS + 1) if STEPS % divisor == 0 and divisor <= most)
+
+
+def cast(parameters: Any, *, float64: bool) -> Any:
+    """The parameters in float64, or as the user has them; then float32 where the user has float64."""
+
+    def one(leaf: Any) -> Any:
+        narrow = is_float(leaf) and not float64
+        dtype = (np.float32 if leaf.dtype == np.float64 else leaf.dtype) if narrow else np.float64
+        return np.asarray(leaf, dtype)
+
+    return jax.tree.map(one, parameters)

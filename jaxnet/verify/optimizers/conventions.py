@@ -1,0 +1,243 @@
+"""Which convention a candidate follows where the reference follows another: known variants are run and compared."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.optimizers.recipe import Recipe, simulate
+from jaxnet.verify.problem import Floats
+
+# What each choice is called, in the order in which they are tried: the most usual first.
+CHOICES: dict[str, dict[object, str]] = {
+    "ascends": {False: "the update is subtracted", True: "the sign is wrong: the update climbs, θ := θ + u"},
+    "eps_at": {
+        "outside": "ε is outside the square root, √v̂ + ε",
+        "inside": "ε is inside the square root, √(v̂ + ε)",
+        "squared": "ε² is inside the square root, √(v̂ + ε²)",
+        "uncorrected": "ε is added before bias correction, √v + ε (TensorFlow's ε̂)",
+        "nowhere": "ε is missing",
+    },
+    "root": {True: "the square root of v̂ is taken", False: "the square root is missing: it divides by v̂ itself"},
+    "correct_first": {True: "m is corrected for bias, m/(1 - β₁ᵗ)", False: "m has no bias correction"},
+    "correct_second": {True: "v is corrected for bias, v/(1 - β₂ᵗ)", False: "v has no bias correction"},
+    "counted": {
+        0: "bias correction counts steps from 1",
+        -1: "bias correction is one step late: it counts from 0, t - 1 in place of t",
+        1: "bias correction is one step early: it counts from 2, t + 1 in place of t",
+        None: "the counter of bias correction never advances: t is 1 in every step",
+    },
+    "corrected_by": {"b2": "v is corrected with β₂", "b1": "v is corrected with β₁, 1 - β₁ᵗ"},
+    "kept": {
+        "plain": "the moments are kept as they are",
+        "corrected": "the corrected moments are kept in the state, and corrected again in the next step",
+    },
+    "first": {
+        "average": "m is an average, βm + (1 - β)g (the lecture's form)",
+        "sum": "m is a sum, βm + g (heavy ball)",
+        "nothing": "there is no momentum",
+    },
+    "second": {
+        "average": "v is an average, βv + (1 - β)g²",
+        "decayed sum": "v is βv + g², without the factor 1 - β",
+        "sum": "v is the sum of all g² (Adagrad)",
+        "maximum": "v is a maximum, max(βv, |g|) (Adamax)",
+        "nothing": "there is no division by the root of v",
+    },
+    "of": {
+        "g²": "v is made of g²",
+        "|g|": "v is made of |g|, not squared",
+        "m²": "v is made of m², not of g²",
+        "(g - m)²": "v is made of (g - m)² (AdaBelief)",
+    },
+    "ahead": {
+        "no": "there is no Nesterov step ahead",
+        "moment": "Nesterov's step ahead is βm + g, in the same step's weights",
+        "corrected": "Nesterov's step ahead is Dozat's, β₁m/(1 - β₁ᵗ⁺¹) + (1 - β₁)g/(1 - β₁ᵗ)",
+        "bare": "Nesterov's step ahead is βm alone, without the gradient",
+    },
+    "rate_at": {
+        "direction": "the learning rate multiplies the finished direction",
+        "gradient": "the learning rate is inside the momentum, βm + αg: it differs when α changes",
+        "trail": "the learning rate is outside the momentum: it differs when α changes",
+    },
+    "rate_step": {
+        0: "the schedule is read with the number of finished steps",
+        1: "the schedule is read one step early, with the count after the step",
+        -1: "the schedule is read one step late",
+    },
+    "decay_at": {
+        "direction": "weight decay is decoupled, added to the direction as αλθ",
+        "gradient": "weight decay is coupled, λθ added to the gradient (L2, not decoupled)",
+        "update": "weight decay is not multiplied by the learning rate",
+        "nowhere": "weight decay is missing",
+    },
+    "stale": {
+        "no": "the moments of this step are used",
+        "first": "m is stale: the update reads the moment from before the step",
+        "second": "v is stale: the update reads the moment from before the step",
+        "both": "both moments are stale: the update reads them from before the step",
+        "fresh": "the direction reads the moment from after the step (Lion's is from before)",
+    },
+    "late": {False: "the update is this step's", True: "the update is that of the step before"},
+    "centered": {True: "the squared average of g is subtracted from v (centred)", False: "v is not centred"},
+    "largest": {
+        "no": "there is no maximum over the steps",
+        "corrected": "AMSGrad's maximum is over the corrected v̂",
+        "uncorrected": "AMSGrad's maximum is over v before its correction",
+    },
+    "sign": {True: "the direction is a sign", False: "the sign of the direction is not taken"},
+    "trail_ahead": {False: "the velocity is applied as it is", True: "the velocity is formed once more, as Nesterov's"},
+}
+NUMBERS = {
+    "b1": ("β₁", (0.5, 0.9, 0.95, 0.99)),
+    "b2": ("β₂", (0.9, 0.95, 0.98, 0.99, 0.995, 0.996, 0.999, 0.9999)),
+    "eps": ("ε", (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)),
+    "eps_root": ("ε_root", (0.0, 1e-10, 1e-8, 1e-6)),
+    "initial": ("v before the first step", (0.0, 0.1, 1.0)),
+    "decay": ("weight decay λ", (0.0, 1e-4, 1e-3, 1e-2)),
+    "trail": ("the momentum β", (0.0, 0.5, 0.9, 0.99)),
+}
+SCREENED_STEPS = 24
+IN_FLOAT64, IN_OWN_DTYPE = 1e-8, 1e-2
+OF_THE_DIFFERENCE = 1e-4
+
+
+class Exhibit(NamedTuple):
+    """What candidate and reference did in one setting, to elements of the parameters chosen for it.
+
+    Attributes:
+        recipe: what the reference is, None if it is not known.
+        gradients: (steps, elements).
+        parameters: before each step.
+        candidate: its updates.
+        reference: its updates.
+    """
+
+    recipe: Recipe | None
+    gradients: Floats
+    parameters: Floats
+    candidate: Floats
+    reference: Floats
+
+    def until(self, step: int) -> "Exhibit":
+        """The first steps only."""
+        return self._replace(
+            gradients=self.gradients[:step],
+            parameters=self.parameters[:step],
+            candidate=self.candidate[:step],
+            reference=self.reference[:step],
+        )
+
+
+class Variation(NamedTuple):
+    """A recipe with something changed, in words.
+
+    Attributes:
+        fields: what is changed.
+        change: of the recipe.
+        here: what the candidate does, in words.
+        there: what the reference does.
+    """
+
+    fields: tuple[str, ...]
+    change: Callable[[Recipe], Recipe]
+    here: str
+    there: str = ""
+
+    def sentence(self) -> str:
+        """What the candidate does, and what the reference does."""
+        return f"{self.here}; in the reference, {self.there}" if self.there else self.here
+
+
+def variations(recipe: Recipe) -> Iterator[Variation]:
+    """The recipe with one thing changed, each in turn."""
+    if recipe.b1 and recipe.b2:
+        yield Variation(
+            ("b1", "b2"), lambda r: r._replace(b1=r.b2, b2=r.b1), "the two decay rates β₁ and β₂ are exchanged"
+        )
+    if recipe.correct_first and recipe.correct_second:
+        yield _to({"correct_first": False, "correct_second": False}, "bias correction is absent", "m and v have it")
+    if recipe.b1 and recipe.b2:
+        yield Variation(("b2",), lambda r: r._replace(b2=r.b1), "β₁ stands where β₂ should")
+        yield Variation(("b1",), lambda r: r._replace(b1=r.b2), "β₂ stands where β₁ should")
+    if recipe.decay:
+        sign = "weight decay has the wrong sign: it makes the weights grow"
+        yield Variation(("decay",), lambda r: r._replace(decay=-r.decay), sign)
+    for field, values in CHOICES.items():
+        now = getattr(recipe, field)
+        for value, words in values.items():
+            if value != now:
+                yield _to({field: value}, words, values[now])
+    for power, words in ((2, "the learning rate is applied twice"), (0, "the learning rate is not applied")):
+        yield Variation(("rate",), lambda r, power=power: r._replace(rate=r.rate**power), words)
+    for field, (symbol, usual) in NUMBERS.items():
+        now = getattr(recipe, field)
+        if field in ("b1", "b2", "trail") and now:
+            yield Variation((field,), _complement(field), f"1 - {symbol} stands where {symbol} should")
+            for dtype in ("float32", "bfloat16", "float16"):
+                rounded = float(jnp.asarray(now, dtype))
+                yield _to({field: rounded}, f"{symbol} is rounded to {dtype}, {rounded:.9g}", f"it is {now:.9g}")
+        for value in usual:
+            if value != now:
+                yield _to({field: value}, f"{symbol} is {value:g}", f"it is {now:g}")
+
+
+def _to(values: dict[str, object], here: str, there: str) -> Variation:
+    return Variation(tuple(values), lambda recipe: recipe._replace(**values), here, there)
+
+
+def _complement(field: str) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: recipe._replace(**{field: 1 - getattr(recipe, field)})
+
+
+def identify(exhibits: Sequence[Exhibit], slack: float) -> str | None:
+    """The sentence that says what the candidate does otherwise than the reference, if one or two changes explain it.
+
+    Args:
+        exhibits: what both did in every setting.
+        slack: how far from a variant's updates the candidate's may be, relative to the largest of each element.
+    """
+    known = [(exhibit, exhibit.recipe) for exhibit in exhibits if exhibit.recipe is not None]
+    if len(known) < len(exhibits):
+        return None
+    shown = max(exhibits, key=lambda exhibit: _apart(exhibit.candidate, exhibit.reference, 0.0))
+    assert shown.recipe is not None
+    screen, recipe = shown.until(SCREENED_STEPS), shown.recipe
+
+    def explains(change: Callable[[Recipe], Recipe]) -> bool:
+        return matches(screen, change(recipe), slack) and all(matches(e, change(r), slack) for e, r in known)
+
+    singles = list(variations(recipe))
+    for single in singles:
+        if explains(single.change):
+            return single.sentence()
+    for one, other in itertools.combinations(singles, 2):
+        if not set(one.fields) & set(other.fields) and explains(lambda r, a=one, b=other: b.change(a.change(r))):
+            return f"two things differ. {one.sentence()}. {other.sentence()}"
+    return None
+
+
+def matches(exhibit: Exhibit, recipe: Recipe, slack: float) -> bool:
+    """Whether a recipe's updates are the candidate's."""
+    found = simulate(recipe, exhibit.gradients, exhibit.parameters)
+    apart = OF_THE_DIFFERENCE * _difference(exhibit.candidate, exhibit.reference)
+    return bool((_difference(found, exhibit.candidate) <= np.maximum(slack * _size(exhibit.candidate), apart)).all())
+
+
+def _apart(a: Floats, b: Floats, slack: float) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.nan_to_num(_difference(a, b) / _size(b), nan=slack, posinf=1e300).max(initial=0))
+
+
+def _difference(a: Floats, b: Floats) -> Floats:
+    """The largest over the steps, for each element; where both are not a number they agree."""
+    with np.errstate(all="ignore"):
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+    return np.where(np.isnan(difference), np.inf, difference).max(axis=0)
+
+
+def _size(updates: Floats) -> Floats:
+    return np.abs(np.where(np.isfinite(updates), updates, 0)).max(axis=0)

@@ -1,0 +1,98 @@
+"""Which mistake it is, from where candidate and reference part."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxnet.verify.optimizers.comparison import Comparison, Side
+from jaxnet.verify.optimizers.conventions import IN_FLOAT64, IN_OWN_DTYPE, Exhibit, identify, matches
+from jaxnet.verify.optimizers.differences import Pair
+from jaxnet.verify.optimizers.recipe import Recipe
+from jaxnet.verify.optimizers.recognition import recipe_of
+from jaxnet.verify.optimizers.sequences import STEPS
+from jaxnet.verify.problem import in_float64
+from jaxnet.verify.report import Kind
+
+Verdict = tuple[Kind, str]
+
+
+def of_updates(compared: Sequence[tuple[Comparison, Side]], *, float64: bool) -> Verdict:
+    """The kind of mistake in the updates and its explanation, from every setting with its reference."""
+    slack = IN_FLOAT64 if float64 else IN_OWN_DTYPE
+    exhibits = [_wrong_elements(comparison) for comparison, _ in compared]
+    shown = [exhibit for exhibit in exhibits if exhibit.candidate.size]
+    with np.errstate(all="ignore"):
+        for hypothesis in (_nothing, _new_parameters, _climbs):
+            verdict = hypothesis(shown, slack)
+            if verdict:
+                return verdict
+    sentence = identify(
+        [e._replace(recipe=_recipe(e, side)) for e, (_, side) in zip(exhibits, compared, strict=True)], slack
+    )
+    if sentence:
+        return "convention", sentence
+    pairs = [pair for comparison, _ in compared for pair in comparison.updates if pair.first]
+    factors = [pair.factor or np.nan for pair in pairs]
+    if np.allclose(factors, factors[0], rtol=1e-6):
+        return "scale", f"every update is {factors[0]:.6g} times the reference's"
+    if any(not np.isfinite(pair.first.candidate) for pair in pairs if pair.first):
+        return "non_finite", "the update is not a number where the reference's is one"
+    if all(len(comparison.wrong()) < len(comparison.updates) for comparison, _ in compared):
+        return "partial", "other leaves are right: this one is treated otherwise"
+    return "unknown", "the updates are others, and no convention that is known here explains it"
+
+
+def _wrong_elements(comparison: Comparison) -> Exhibit:
+    """The exhibit's elements of leaves that are wrong somewhere."""
+    chosen = np.isin(comparison.columns, comparison.wrong())
+    e = comparison.exhibit
+    return Exhibit(None, *(part[:, chosen] for part in (e.gradients, e.parameters, e.candidate, e.reference)))
+
+
+def _recipe(exhibit: Exhibit, side: Side) -> Recipe | None:
+    """What the reference is, if that reproduces what it did."""
+    with in_float64():
+        recipe = recipe_of(side.optimizer, STEPS)
+    as_itself = exhibit._replace(candidate=exhibit.reference)
+    return recipe if recipe and matches(as_itself, recipe, IN_FLOAT64) else None
+
+
+def _nothing(shown: Sequence[Exhibit], slack: float) -> Verdict | None:
+    if all((e.candidate == 0).all() for e in shown):
+        return "zero", "the update is zero in every step"
+    return None
+
+
+def _new_parameters(shown: Sequence[Exhibit], slack: float) -> Verdict | None:
+    if all(np.allclose(e.candidate, e.parameters + e.reference, rtol=slack) for e in shown):
+        return "convention", "it returns the new parameters θ + u; an update u is expected, which is added to θ"
+    return None
+
+
+def _climbs(shown: Sequence[Exhibit], slack: float) -> Verdict | None:
+    if all(np.allclose(e.candidate, -e.reference, rtol=slack, atol=0) for e in shown):
+        return "convention", "the sign is wrong: the update climbs; an update is added to θ, so that it must be -αd"
+    return None
+
+
+def of_a_field(pair: Pair, *, counter: bool, updates: Verdict | None) -> Verdict:
+    """What is wrong with a field of the state, beside what is wrong with the updates."""
+    assert pair.first is not None
+    here, there = pair.first.candidate, pair.first.expected
+    if counter and here == there - 1 and pair.shift is None:
+        return "precision", (
+            f"the counter stops at {here:.9g}: its dtype has no next integer; count in int32, whatever the parameters"
+        )
+    what = ""
+    if pair.shift is not None:
+        what = f"it is the reference's plus {pair.shift:.6g} in every step"
+    elif pair.factor is not None:
+        what = f"it is {pair.factor:.6g} times the reference's in every step"
+    if updates:
+        return updates[0], (what or "it is another than the reference's") + "; see the updates"
+    if what:
+        return (
+            "convention",
+            f"{what}, while the updates agree: another form of the same rule, whose state is not the same",
+        )
+    return "unknown", "it is another than the reference's, while the updates agree"

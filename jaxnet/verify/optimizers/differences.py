@@ -1,0 +1,105 @@
+"""Where candidate and reference part: the first step, the leaf, the element, and how far in units of rounding."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.verify.problem import Floats
+
+
+class Difference(NamedTuple):
+    """The first step at which a leaf differs.
+
+    Attributes:
+        where: setting and sequence.
+        step: counted from 1.
+        index: the worst element there.
+        candidate: its number.
+        expected: the reference's.
+        error: ‖candidate - expected‖ / ‖expected‖ over the leaf.
+        rounding: the same for what rounding explains.
+    """
+
+    where: str
+    step: int
+    index: tuple[int, ...]
+    candidate: float
+    expected: float
+    error: float
+    rounding: float
+
+
+@dataclass
+class Pair:
+    """A leaf of the candidate beside a leaf of the reference, over all that was run.
+
+    Attributes:
+        units: the largest error in units of rounding.
+        first: where they differ first, in the sequence where it stands out most; None while they are equal.
+        ratio: the least and the largest candidate/expected seen.
+        offset: the same for candidate - expected.
+        places: the sequences in which they differ.
+    """
+
+    units: float = 0.0
+    first: Difference | None = None
+    ratio: tuple[float, float] = (np.inf, -np.inf)
+    offset: tuple[float, float] = (np.inf, -np.inf)
+    places: set[str] = field(default_factory=set)
+
+    def see(self, where: str, start: int, found: Floats, expected: Floats, noise: Floats, limit: float) -> None:
+        """Compare the steps after `start`, one a row."""
+        units = _units(found, expected, noise)
+        wrong = np.flatnonzero(units > limit)
+        self.units = max(self.units, float(units.max(initial=0)))
+        if len(wrong) and where not in self.places:
+            self.places.add(where)
+            step = int(wrong[0])
+            first = _difference(where, start + step, found[step], expected[step], noise[step])
+            if self.first is None or first.error > self.first.error:
+                self.first = first
+        with np.errstate(all="ignore"):
+            seen = np.isfinite(found) & np.isfinite(expected)
+            large = seen & (np.abs(expected) > 1e-3 * np.max(np.abs(expected), initial=0, where=seen))
+            self.ratio = _widened(self.ratio, (found[large] / expected[large]))
+            self.offset = _widened(self.offset, found[seen] - expected[seen])
+
+    @property
+    def factor(self) -> float | None:
+        """k where the candidate's leaf is k times the reference's throughout, and k is not 1."""
+        low, high = self.ratio
+        same = np.isfinite(low) and abs(high - low) <= 1e-6 * abs(high) and abs(high - 1) > 1e-6
+        return (low + high) / 2 if same else None
+
+    @property
+    def shift(self) -> float | None:
+        """c where the candidate's leaf is c more than the reference's throughout, and c is not 0."""
+        low, high = self.offset
+        return low if low == high and low else None
+
+
+def _widened(seen: tuple[float, float], values: Floats) -> tuple[float, float]:
+    return min(seen[0], float(np.min(values, initial=np.inf))), max(seen[1], float(np.max(values, initial=-np.inf)))
+
+
+def _units(found: Floats, expected: Floats, noise: Floats) -> Floats:
+    """For each step the largest error, over the leaf's largest noise; 0 where the right number is not known."""
+    axes = tuple(range(1, expected.ndim))
+    judged = np.isfinite(expected)
+    with np.errstate(all="ignore"):
+        error = np.where(judged, np.where(found == expected, 0, np.abs(found - expected)), 0)
+        error = np.where(np.isnan(error), np.inf, error).max(axis=axes, initial=0)
+        allowed = np.where(judged, noise, 0).max(axis=axes, initial=0)
+        return np.where(error == 0, 0, error / np.maximum(allowed, np.finfo(float).tiny))
+
+
+def _difference(where: str, step: int, found: Floats, expected: Floats, noise: Floats) -> Difference:
+    judged = np.isfinite(expected)
+    with np.errstate(all="ignore"):
+        distance = np.where(judged, np.nan_to_num(np.abs(found - expected), nan=np.inf), -1)
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), distance.shape))
+        below = float(np.linalg.norm(np.where(judged, expected, 0)))
+        error, rounding = (float(np.linalg.norm(np.where(judged, part, 0))) for part in (found - expected, noise))
+    ratios = [float(np.divide(part, below)) if below else (np.inf if part else 0.0) for part in (error, rounding)]
+    return Difference(where, step + 1, index, float(found[index]), float(expected[index]), *ratios)

@@ -1,0 +1,185 @@
+"""One update rule in which every point that conventions differ on is a choice, run in NumPy float64.
+
+Adam, RMSProp, momentum and their kin are one recipe with other choices, and so are the mistakes people make with them.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxnet.verify.problem import Floats
+
+
+class Recipe(NamedTuple):
+    """An elementwise update rule. The defaults are gradient descent.
+
+    In step t = 1, 2, ... of g, with θ before the step:
+
+    m := β₁m + (1 - β₁)g,  v := β₂v + (1 - β₂)g²,  m̂ = m/(1 - β₁ᵗ),  v̂ = v/(1 - β₂ᵗ)
+    d = m̂/(√(v̂ + ε_root) + ε) + λθ,  u := β₃u + αd,  θ := θ - u
+
+    Attributes:
+        rate: α in steps 1, 2, ...; two more than there are steps.
+        rate_at: where α is: on the direction, on the gradient before it enters the moment, on what leaves the trail.
+        rate_step: how many steps early (+1) or late (-1) a schedule is read.
+        first: what m is: an average, a sum βm + g, or nothing, which leaves g.
+        second: what v is: an average, a "decayed sum" βv + g², a sum v + g², a maximum max(βv, |g| + ε), or nothing.
+        of: what v is made of: g², |g|, m² or (g - m)².
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        eps_root: ε_root.
+        initial: v before the first step.
+        correct_first: whether m is divided by 1 - β₁ᵗ.
+        correct_second: whether v is divided by 1 - β₂ᵗ.
+        counted: how much the t of the corrections is ahead of the step; None where it is 1 for ever.
+        corrected_by: which rate v is corrected with.
+        kept: whether the moments are kept as they are, or corrected, to be corrected again.
+        eps_at: where ε is: "outside" the root, "inside", "squared" inside, "uncorrected" (√v + ε, corrected after),
+            or "nowhere".
+        root: whether the root is taken.
+        ahead: Nesterov's form: none, "moment" (the moment formed once more), "corrected" (Dozat's, as Optax corrects
+            it), "bare" (βm without the gradient).
+        largest: AMSGrad's maximum over the steps: none, of the "corrected" v̂, or of the "uncorrected" v.
+        centered: whether the square of g's average, at β₂, is subtracted from v.
+        sign: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂: Lion.
+        decay: λ.
+        decay_at: where λθ is added: to the "direction", to the "gradient", to the "update" (not multiplied by α), or
+            "nowhere".
+        trail: β₃.
+        trail_ahead: whether the trail is formed once more, as Nesterov's.
+        stale: whether the direction reads the "first", "second" or "both" moments from before the step; "fresh" is
+            Lion's reading the moment from after it.
+        ascends: whether θ := θ + u.
+        late: whether the direction is that of the step before.
+    """
+
+    rate: Floats
+    rate_at: Literal["direction", "gradient", "trail"] = "direction"
+    rate_step: int = 0
+    first: Literal["nothing", "average", "sum"] = "nothing"
+    second: Literal["nothing", "average", "decayed sum", "sum", "maximum"] = "nothing"
+    of: Literal["g²", "|g|", "m²", "(g - m)²"] = "g²"
+    b1: float = 0.0
+    b2: float = 0.0
+    eps: float = 0.0
+    eps_root: float = 0.0
+    initial: float = 0.0
+    correct_first: bool = False
+    correct_second: bool = False
+    counted: int | None = 0
+    corrected_by: Literal["b2", "b1"] = "b2"
+    kept: Literal["plain", "corrected"] = "plain"
+    eps_at: Literal["outside", "inside", "squared", "uncorrected", "nowhere"] = "outside"
+    root: bool = True
+    ahead: Literal["no", "moment", "corrected", "bare"] = "no"
+    largest: Literal["no", "corrected", "uncorrected"] = "no"
+    centered: bool = False
+    sign: bool = False
+    decay: float = 0.0
+    decay_at: Literal["direction", "gradient", "update", "nowhere"] = "direction"
+    trail: float = 0.0
+    trail_ahead: bool = False
+    stale: Literal["no", "first", "second", "both", "fresh"] = "no"
+    ascends: bool = False
+    late: bool = False
+
+
+def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
+    """The updates, one a row, for rows of gradients and of the parameters before each step."""
+    r = recipe
+    m, v = np.zeros_like(gradients[0]), np.full_like(gradients[0], r.initial)
+    mean, largest, trail, before = (np.zeros_like(m) for _ in range(4))
+    updates = np.empty_like(gradients)
+    with np.errstate(all="ignore"):
+        for step, (g, theta) in enumerate(zip(gradients, parameters, strict=True)):
+            t, alpha = 1 if r.counted is None else step + 1 + r.counted, r.rate[max(step + r.rate_step, 0)]
+            if r.decay_at == "gradient":
+                g = g + r.decay * theta
+            if r.rate_at == "gradient":
+                g = alpha * g
+            m_before, v_before = m, v
+            m = _first(r, m, g)
+            v = _second(r, v, g, m)
+            mean = r.b2 * mean + (1 - r.b2) * g
+            m_read = m_before if r.stale in ("first", "both") else m
+            v_read = v_before if r.stale in ("second", "both") else v
+            d = _numerator(r, m_read, m if r.stale == "fresh" else m_before, g, t)
+            if r.second != "nothing":
+                scale, largest = _denominator(r, v_read, mean, largest, t)
+                d = d / scale
+            if r.decay_at == "direction":
+                d = d + r.decay * theta
+            if r.kept == "corrected":
+                m, v = m / _correction(r.correct_first, r.b1, t), v / _correction(r.correct_second, r.b2, t)
+            if r.late:
+                d, before = before, d
+            update = alpha * d if r.rate_at == "direction" else d
+            if r.trail:
+                trail = r.trail * trail + update
+                update = r.trail * trail + update if r.trail_ahead else trail
+            if r.rate_at == "trail":
+                update = alpha * update
+            if r.decay_at == "update":
+                update = update + r.decay * theta
+            updates[step] = update if r.ascends else -update
+    return updates
+
+
+def _first(r: Recipe, m: Floats, g: Floats) -> Floats:
+    if r.sign:
+        return r.b2 * m + (1 - r.b2) * g
+    return {"nothing": g, "average": r.b1 * m + (1 - r.b1) * g, "sum": r.b1 * m + g}[r.first]
+
+
+def _second(r: Recipe, v: Floats, g: Floats, m: Floats) -> Floats:
+    what: Any = {"g²": np.square(g), "|g|": np.abs(g), "m²": np.square(m), "(g - m)²": np.square(g - m)}[r.of]
+    if r.second == "maximum":
+        return np.maximum(r.b2 * v, np.abs(g) + (r.eps if r.eps_at == "outside" else 0))
+    return {
+        "nothing": v,
+        "average": r.b2 * v + (1 - r.b2) * what,
+        "decayed sum": r.b2 * v + what,
+        "sum": v + what,
+    }[r.second]
+
+
+def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Floats:
+    if r.sign:
+        return np.sign(r.b1 * m_before + (1 - r.b1) * g)
+    one_step, next_step = _correction(r.correct_first, r.b1, t), _correction(r.correct_first, r.b1, t + 1)
+    fresh = g if r.first == "sum" else (1 - r.b1) * g
+    if r.ahead == "moment":
+        return (r.b1 * m + fresh) / one_step
+    if r.ahead == "corrected":
+        return r.b1 * m / next_step + fresh / one_step
+    if r.ahead == "bare":
+        return r.b1 * m / one_step
+    return m / one_step
+
+
+def _denominator(r: Recipe, v: Floats, mean: Floats, largest: Floats, t: int) -> tuple[Floats, Floats]:
+    """√(v̂ + ε_root) + ε in one of its forms, and the largest v so far."""
+    if r.second == "maximum":
+        return v + (r.eps if r.eps_at == "uncorrected" else 0), largest
+    correction = _correction(r.correct_second, getattr(r, r.corrected_by), t)
+    if r.centered:
+        v = v - np.square(mean)
+    if r.largest == "uncorrected":
+        v = largest = np.maximum(largest, v)
+    hat = v / correction
+    if r.largest == "corrected":
+        hat = largest = np.maximum(largest, hat)
+    hat = hat + r.eps_root
+    root = np.sqrt if r.root else np.asarray
+    if r.eps_at == "inside":
+        return root(hat + r.eps), largest
+    if r.eps_at == "squared":
+        return root(hat + r.eps**2), largest
+    if r.eps_at == "uncorrected":
+        return (root(v + r.eps_root) + r.eps) / root(np.asarray(correction)), largest
+    return root(hat) + (r.eps if r.eps_at == "outside" else 0), largest
+
+
+def _correction(corrected: bool, beta: float, t: int) -> float:
+    return 1 - beta**t if corrected else 1.0
