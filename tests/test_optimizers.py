@@ -233,6 +233,17 @@ def test_scalars_are_parameters_too(scalar):
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
 
 
+def test_bfloat16_arithmetic_is_float32_rounded_once():
+    """Not compiled: XLA may keep more digits between operations than their dtype has."""
+    optimizer = adam(RATE)
+    gradient = {"a": jnp.linspace(-2, 3, 16).astype("bfloat16")}
+    state = optimizer.init(gradient)._replace(count=jnp.asarray(4, jnp.int32), nu={"a": jnp.full(16, 0.7, "bfloat16")})
+    narrow = optimizer.update(gradient, state)
+    state, gradient = jax.tree.map(lambda x: x.astype("float32") if x.ndim else x, (state, gradient))
+    wide = optimizer.update(gradient, state)
+    assert_close(narrow, jax.tree.map(lambda x: x.astype("bfloat16") if x.ndim else x, wide), 0)
+
+
 def test_bfloat16_decay_rates_do_not_round_to_one():
     """In bfloat16 β₂ = 0.999 is 1 and 1 - β₂ᵗ is 0; Adam's first update is nevertheless -α sign(g)."""
     optimizer = adam(0.01)
