@@ -237,7 +237,8 @@ def test_bfloat16_arithmetic_is_float32_rounded_once():
     """Not compiled: XLA may keep more digits between operations than their dtype has."""
     optimizer = adam(RATE)
     gradient = {"a": jnp.linspace(-2, 3, 16).astype("bfloat16")}
-    state = optimizer.init(gradient)._replace(count=jnp.asarray(4, jnp.int32), nu={"a": jnp.full(16, 0.7, "bfloat16")})
+    start: Any = optimizer.init(gradient)
+    state = start._replace(count=jnp.asarray(4, jnp.int32), nu={"a": jnp.full(16, 0.7, "bfloat16")})
     narrow = optimizer.update(gradient, state)
     state, gradient = jax.tree.map(lambda x: x.astype("float32") if x.ndim else x, (state, gradient))
     wide = optimizer.update(gradient, state)
