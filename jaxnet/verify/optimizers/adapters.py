@@ -1,6 +1,5 @@
 """Optimizers written in other forms, as Optax's pair of functions, so that they can be judged."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +21,9 @@ class StepDifference(NamedTuple):
 
     def __call__(self, gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         """The update and the state after the step."""
-        before = params
-        if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params)):
-            params = jax.tree.map(np.array, params)
-        after, state = self.step(params, gradients, state)
-        return jax.tree.map(lambda new, old: new - old, params if after is None else after, before), state
+        given = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, params)
+        after, state = self.step(given, gradients, state)
+        return jax.tree.map(lambda new, old: new - old, given if after is None else after, params), state
 
 
 def from_step(init: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any]) -> GradientTransformation:
@@ -51,24 +48,37 @@ class _TorchStep(NamedTuple):
 
     make: Callable[[Sequence[Any]], Any]
 
-    def __call__(self, params: Any, gradients: Any, state: list[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
+    def __call__(self, params: Any, gradients: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         import torch  # pyright: ignore[reportMissingImports]
 
         leaves, tree = jax.tree.flatten(params)
         tensors = [torch.tensor(np.asarray(leaf)).requires_grad_() for leaf in leaves]
         optimizer = self.make(tensors)
-        for tensor, gradient, kept in zip(tensors, jax.tree.leaves(gradients), state, strict=True):
+        for i, (tensor, gradient) in enumerate(zip(tensors, jax.tree.leaves(gradients), strict=True)):
             tensor.grad = torch.tensor(np.asarray(gradient))
-            optimizer.state[tensor].update({name: copy.deepcopy(value) for name, value in kept.items()})
+            if state:  # an empty one is made in the first step
+                kept = {name: tree.flatten_up_to(field)[i] for name, field in state.items()}
+                optimizer.state[tensor].update({n: torch.tensor(v) if _is_array(v) else v for n, v in kept.items()})
         optimizer.step()
         after: Leaves = [tensor.detach().numpy() for tensor in tensors]
-        return tree.unflatten(after), [dict(optimizer.state[tensor]) for tensor in tensors]
+        rows = [optimizer.state[tensor] for tensor in tensors]
+        fields = {name: tree.unflatten([_as_numpy(row[name]) for row in rows]) for name in rows[0]}
+        return tree.unflatten(after), fields
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _as_numpy(value: Any) -> Any:
+    return np.array(value) if hasattr(value, "numpy") else value
 
 
 def from_torch(make: Callable[[Sequence[Any]], Any]) -> GradientTransformation:
     """An optimizer of PyTorch as an Optax transformation, to be judged or to judge by; it runs step by step.
 
     Args:
-        make: tensors -> the optimizer, such as `lambda tensors: torch.optim.Adam(tensors, lr=0.01)`.
+        make: tensors -> the optimizer, such as `lambda tensors: torch.optim.Adam(tensors, lr=0.01)`. The tensors are
+            leaves of float16, float32 or float64 on the CPU.
     """
-    return from_step(lambda params: [{} for _ in jax.tree.leaves(params)], _TorchStep(make))
+    return from_step(lambda params: {}, _TorchStep(make))

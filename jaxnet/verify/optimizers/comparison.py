@@ -1,6 +1,6 @@
 """Candidate and reference side by side in one setting and one precision, over every sequence of gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -39,12 +39,14 @@ class Side(NamedTuple):
         state: before the first step.
         fields: the leaves of its state.
         program: its step; None where JAX cannot trace it.
+        array: what its arrays are made by where it is called step by step.
     """
 
     optimizer: Any
     state: Any
     fields: list[Field]
     program: Program | None
+    array: Callable[[Any], Any]
 
 
 class Comparison(NamedTuple):
@@ -92,30 +94,43 @@ class Precision(NamedTuple):
         return UNITS_IN_FLOAT64 if self.unit == DOUBLE else UNITS_IN_OWN_DTYPE
 
 
-def begin(optimizer: Any, parameters: Any) -> Side:
+def begin(optimizer: Any, parameters: Any, array: Callable[[Any], Any] = jnp.asarray) -> Side:
     """The optimizer at the start, and its step as a program if it can be traced."""
+    parameters = jax.tree.map(array, parameters)
     state = optimizer.init(parameters)
+    program = _program(optimizer, parameters, state)
+    if program is None and not jax.tree.leaves(state):  # it may be made in the first step
+        _, made = optimizer.update(parameters, state, parameters)
+        return Side(optimizer, state, fields(made, parameters), None, array)
+    return Side(optimizer, state, fields(state, parameters), program, array)
+
+
+def _program(optimizer: Any, parameters: Any, state: Any) -> Program | None:
     try:
         program = traced(optimizer, parameters, state, parameters)
-        shapes = [(leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, jax.tree.leaves(state))]
-        if shapes != [(aval.shape, aval.dtype) for aval in program.jaxpr.out_avals[program.count :]]:
-            program = None  # a state that changes its dtype cannot be scanned
     except Exception:  # what cannot be traced is called
-        program = None
-        if not jax.tree.leaves(state):  # made in the first step
-            _, state_later = optimizer.update(jax.tree.map(np.zeros_like, parameters), state, parameters)
-            return Side(optimizer, state, fields(state_later, parameters), None)
-    return Side(optimizer, state, fields(state, parameters), program)
+        return None
+    before = [(leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, jax.tree.leaves(state))]
+    after = [(aval.shape, aval.dtype) for aval in program.jaxpr.out_avals[program.count :]]
+    return program if before == after else None  # a state that changes its dtype cannot be scanned
 
 
 def compare(
-    candidate: Side, reference: Side, parameters: Any, seed: int, precision: Precision, name: str
+    candidate: Side,
+    reference: Side,
+    own: Side | None,
+    parameters: Any,
+    seed: int,
+    precision: Precision,
+    name: str,
 ) -> Comparison:
     """Runs both over every sequence, the reference in float64.
 
     Args:
         candidate: started in the precision it is judged in.
         reference: started in float64.
+        own: the reference started in the precision of the candidate, where that is not float64: what it loses there
+            itself is no fault of the candidate's.
         parameters: in the dtypes that the candidate is run in.
         seed: of the gradients: the same for every setting and precision.
         precision: in which the candidate is judged.
@@ -138,7 +153,7 @@ def compare(
         where = ", ".join(filter(None, (sequence.name, name)))
         gradients = sequence.draw(generator, [leaf.shape for leaf in leaves], STEPS)
         shown: Leaves = []
-        for first, found, true in _run(candidate, reference, leaves, treedef, gradients, generator, precision):
+        for first, found, true in _run(candidate, reference, own, leaves, treedef, gradients, generator, precision):
             for leaf, pair in enumerate(updates):
                 noise = true.noise_in_updates[leaf] + precision.unit * np.abs(true.updates[leaf])
                 if adapted:
@@ -167,41 +182,45 @@ def _shown(leaves: Leaves, picked: list[Floats]) -> Floats:
 def _run(
     candidate: Side,
     reference: Side,
+    own: Side | None,
     leaves: Leaves,
     treedef: Any,
     gradients: Iterator[Leaves],
     generator: np.random.Generator,
     precision: Precision,
 ) -> Iterator[tuple[int, Steps, Truth]]:
-    """Stretch by stretch, so short that both trajectories fit into memory: the steps before it, and what both did."""
+    """Stretch by stretch, so short that the trajectories fit into memory: the steps before it, and what both did."""
     chunk = _chunk(sum(leaf.size for leaf in leaves) * (2 + len(reference.fields)))
-    state = candidate.state
     exact = [np.asarray(leaf, np.float64) for leaf in leaves]
+    state, own_state = candidate.state, own.state if own else None
     carry: Any = None
-    own: Any = None
     for first in range(0, STEPS, chunk):
         rows = [next(gradients) for _ in range(chunk)]
-        given = [
-            np.stack(column).astype(leaf.dtype) for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
-        ]
+        stacks = [np.stack(column) for column in zip(*rows, strict=True)]
+        given = [stack.astype(leaf.dtype) for stack, leaf in zip(stacks, leaves, strict=True)]
         with in_float64():
             widened = [leaf.astype(np.float64) for leaf in given]
             if reference.program is not None:
-                carry = start(jax.tree.leaves(reference.state), exact) if carry is None else carry
+                carry = carry or start(jax.tree.leaves(reference.state), exact)
                 carry, true = truth(reference.program, carry, widened, generator, precision.unit)
             else:
-                carry, true = called_truth(
-                    reference.optimizer, treedef, reference.state, exact, carry, widened, generator, precision.unit
-                )
+                begun = (reference.optimizer, reference.array, treedef, reference.state)
+                carry, true = called_truth(*begun, exact, carry, widened, generator, precision.unit)
+        before = [p.astype(leaf.dtype) for p, leaf in zip(true.parameters, leaves, strict=True)]
         with in_float64() if precision.float64 else as_the_user_runs_it():
-            before = [p.astype(leaf.dtype) for p, leaf in zip(true.parameters, leaves, strict=True)]
-            if candidate.program is not None:
-                begun = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)] if first == 0 else own
-                found = compiled_steps(candidate.program, begun, given, before)
-                own = found.state
-            else:
-                state, found = called_steps(candidate.optimizer, treedef, state, given, before)
+            state, found = _steps(candidate, treedef, state, given, before)
+            if own:
+                own_state, loss = _steps(own, treedef, own_state, given, before)
+                true = true.with_losses(loss)
         yield first, found, true
+
+
+def _steps(side: Side, treedef: Any, state: Any, gradients: Leaves, parameters: Leaves) -> tuple[Any, Steps]:
+    if side.program is None:
+        return called_steps(side.optimizer, side.array, treedef, state, gradients, parameters)
+    leaves, tree = jax.tree.flatten(state)
+    found = compiled_steps(side.program, [jnp.asarray(leaf) for leaf in leaves], gradients, parameters)
+    return tree.unflatten(found.state), found
 
 
 def _chunk(numbers: int) -> int:

@@ -56,6 +56,7 @@ CHOICES: dict[str, dict[object, str]] = {
         "no": "there is no Nesterov step ahead",
         "moment": "Nesterov's step ahead is βm + g, in the same step's weights",
         "corrected": "Nesterov's step ahead is Dozat's, β₁m/(1 - β₁ᵗ⁺¹) + (1 - β₁)g/(1 - β₁ᵗ)",
+        "scheduled": "Nesterov's step ahead follows Dozat's schedule of β₁ (as PyTorch and Keras have it)",
         "bare": "Nesterov's step ahead is βm alone, without the gradient",
     },
     "rate_at": {

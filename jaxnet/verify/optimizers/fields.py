@@ -52,8 +52,7 @@ def fields(state: Any, parameters: Any) -> list[Field]:
 
 def _field(path: str, leaf: Any, parameters: dict[str, tuple[int, ...]]) -> Field:
     leaf = as_numbers(leaf)
-    owners = [owner for owner, shape in parameters.items() if path.endswith(owner) and shape == leaf.shape]
-    owner = max(owners, key=len, default=None)
-    prefix = path if owner is None else path[: len(path) - len(owner)]
-    names = re.findall(r"[A-Za-z_]\w*", prefix)
-    return Field(path, owner, names[-1] if names else "", leaf.shape, not jnp.issubdtype(leaf.dtype, jnp.floating))
+    owner = max((owner for owner in parameters if path.endswith(owner)), key=len, default=None)
+    names = re.findall(r"[A-Za-z_]\w*", path.removesuffix(owner or ""))
+    of = owner if owner is not None and parameters[owner] == leaf.shape else None
+    return Field(path, of, names[-1] if names else "", leaf.shape, not jnp.issubdtype(leaf.dtype, jnp.floating))

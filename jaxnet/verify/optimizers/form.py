@@ -1,5 +1,7 @@
 """What any optimizer must do before its numbers are looked at: run, answer in the right form, twice the same."""
 
+import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from jaxnet.verify.optimizers.program import as_numpy, traced
+from jaxnet.verify.optimizers.program import as_numbers, as_numpy, traced
 from jaxnet.verify.problem import as_the_user_runs_it, in_words, is_float
 from jaxnet.verify.report import Finding
 
@@ -17,37 +19,46 @@ class Form(NamedTuple):
 
     Attributes:
         findings: what is wrong; its numbers mean nothing then.
-        traced: whether `jax.jit` takes it.
+        array: what its arrays are made by: `jax.numpy.asarray`, or `numpy.array` where it takes no others.
         notes: which checks could not be made.
     """
 
     findings: tuple[Finding, ...]
-    traced: bool
+    array: Callable[[Any], Any] = jnp.asarray
     notes: tuple[str, ...] = ()
 
 
 def check(candidate: Any, parameters: Any, generator: np.random.Generator) -> Form:
     """Starts the candidate, takes the same step twice and another one after it, and traces it."""
-    gradients = jax.tree.map(lambda p: np.asarray(generator.standard_normal(np.shape(p)), p.dtype), parameters)
-    given = jax.tree.map(np.array, gradients)
+    given = jax.tree.map(lambda p: np.asarray(generator.standard_normal(np.shape(p)), p.dtype), parameters)
     with as_the_user_runs_it(), np.errstate(all="ignore"):
         try:
-            start = candidate.init(parameters)
-            first, state = candidate.update(gradients, start, parameters)
-            again, _ = candidate.update(gradients, start, parameters)
-            _, later = candidate.update(gradients, state, parameters)
-        except Exception as error:  # whatever it is, it is what was found
-            return Form((Finding("updates", "unknown", f"the candidate raises {in_words(error)}"),), False)
-        findings = [*_updates(first, parameters), *_state(start, state, later, parameters)]
-        findings += [Finding("updates", "impure", text) for text in _impure(given, gradients, first, again)]
-        if findings:
-            return Form(tuple(findings), False)
+            return _judged(candidate, parameters, given, jnp.asarray)
+        except Exception as error:  # whatever it is, it is what was found, unless NumPy's arrays avoid it
+            raised = Finding("updates", "unknown", f"the candidate raises {in_words(error)}")
         try:
-            traced(candidate, gradients, start, parameters)
-        except Exception as error:
-            name = type(error).__name__
-            return Form((), False, (f"jax.jit cannot trace the candidate ({name}): judged step by step in Python",))
-    return Form((), True)
+            form = _judged(candidate, parameters, given, np.array)
+        except Exception:
+            return Form((raised,))
+        return form._replace(notes=(*form.notes, "the candidate takes NumPy's arrays, not JAX's"))
+
+
+def _judged(candidate: Any, parameters: Any, given: Any, array: Callable[[Any], Any]) -> Form:
+    parameters, gradients = jax.tree.map(array, parameters), jax.tree.map(array, given)
+    start = candidate.init(parameters)
+    first, state = candidate.update(gradients, copy.deepcopy(start), parameters)
+    again, _ = candidate.update(gradients, copy.deepcopy(start), parameters)
+    _, later = candidate.update(gradients, copy.deepcopy(state), parameters)
+    findings = [*_updates(first, parameters), *_state(start, state, later)]
+    findings += [Finding("updates", "impure", text) for text in _impure(given, gradients, first, again)]
+    if findings:
+        return Form(tuple(findings), array)
+    try:
+        traced(candidate, gradients, start, parameters)
+    except Exception as error:
+        name = type(error).__name__
+        return Form((), array, (f"jax.jit cannot trace the candidate ({name}): judged step by step in Python",))
+    return Form((), array)
 
 
 def _updates(updates: Any, parameters: Any) -> list[Finding]:
@@ -67,7 +78,7 @@ def _updates(updates: Any, parameters: Any) -> list[Finding]:
     return findings
 
 
-def _state(start: Any, state: Any, later: Any, parameters: Any) -> list[Finding]:
+def _state(start: Any, state: Any, later: Any) -> list[Finding]:
     """Whether the state keeps its form; one that is made in the first step is compared from there."""
     made_later = not jax.tree.leaves(start) and jax.tree.leaves(state)
     before, after = (state, later) if made_later else (start, state)
@@ -76,7 +87,7 @@ def _state(start: Any, state: Any, later: Any, parameters: Any) -> list[Finding]
         return [Finding("state", "structure", f"{text}: jit compiles anew in every step, and scan refuses")]
     findings = []
     for (path, old), new in zip(tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
-        old, new = jnp.asarray(old), jnp.asarray(new)
+        old, new = as_numbers(old), as_numbers(new)
         if old.shape != new.shape:
             text = f"it changes its shape in a step, from {list(old.shape)} to {list(new.shape)}"
             findings.append(Finding(f"state{keystr(path)}", "shape", text))

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxnet.verify.candidate import narrowings
 from jaxnet.verify.interpreter import interpret, shaped
 from jaxnet.verify.problem import Floats, Leaves, is_float, printed, spacing
-from jaxnet.verify.reference import nudged, rounds
+from jaxnet.verify.reference import DOUBLE, nudged, rounds
 
-PERTURBATIONS = 8
-SIZES = np.where(np.arange(PERTURBATIONS) % 2, 4, 1)
+COPIES = 8
+ELEMENTS = 2**14
 
 
 class Steps(NamedTuple):
@@ -88,14 +88,16 @@ def compiled_steps(program: Program, state: Leaves, gradients: Leaves, parameter
     return Steps(after, as_numpy(updates), as_numpy(states))
 
 
-def called_steps(optimizer: Any, treedef: Any, state: Any, gradients: Leaves, parameters: Leaves) -> tuple[Any, Steps]:
-    """Many steps in Python, each with copies of its arguments."""
+def called_steps(
+    optimizer: Any, array: Callable[[Any], Any], treedef: Any, state: Any, gradients: Leaves, parameters: Leaves
+) -> tuple[Any, Steps]:
+    """Many steps in Python, each with copies of its arguments as such arrays."""
     updates, states = [], []
     for step in range(len(gradients[0])):
         update, state = optimizer.update(
-            treedef.unflatten([np.array(leaf[step]) for leaf in gradients]),
+            treedef.unflatten([array(leaf[step]) for leaf in gradients]),
             copy.deepcopy(state),
-            treedef.unflatten([np.array(leaf[step]) for leaf in parameters]),
+            treedef.unflatten([array(leaf[step]) for leaf in parameters]),
         )
         updates.append(as_numpy(jax.tree.leaves(update)))
         states.append(as_numpy(jax.tree.leaves(state)))
@@ -137,6 +139,20 @@ class Truth(NamedTuple):
     noise_in_updates: Leaves
     noise_in_states: Leaves
 
+    def with_losses(self, own: Steps) -> "Truth":
+        """With the reference's own errors in a narrower dtype counted as rounding."""
+        return self._replace(
+            noise_in_updates=_or_lost(self.noise_in_updates, self.updates, own.updates),
+            noise_in_states=_or_lost(self.noise_in_states, self.states, own.states),
+        )
+
+
+def _or_lost(noise: Leaves, exact: Leaves, own: Leaves) -> Leaves:
+    """The noise, or the error where that is larger: infinite where the dtype cannot hold the number."""
+    with np.errstate(all="ignore"):
+        errors = [np.nan_to_num(np.abs(o - e), nan=np.inf) for o, e in zip(own, exact, strict=True)]
+    return [np.maximum(n, error) for n, error in zip(noise, errors, strict=True)]
+
 
 class Nudged(NamedTuple):
     """A compiled reference.
@@ -144,10 +160,31 @@ class Nudged(NamedTuple):
     Attributes:
         run: (carry, gradients, nudges) -> as `Truth`.
         spacings: of everything that is nudged in a step.
+        decays: how many of these are decay rates, which rounding moves alike in every step; they come first.
     """
 
     run: Callable[..., Any]
     spacings: Floats
+    decays: int
+
+
+def _decay_rates(program: Program) -> list[float]:
+    """The numbers β in the program that stand there with 1 - β: what a narrow β makes of 1 - β is rounding too."""
+    found: set[float] = set()
+
+    def see(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+        found.update(number for number in map(_scalar, equation.invars) if number is not None)
+        return run(*inputs)
+
+    jax.eval_shape(lambda leaves: interpret(program.jaxpr, leaves, see), program.jaxpr.in_avals)
+    return sorted(beta for beta in found if 0 < beta < 1 and any(abs(1 - beta - other) < 1e-9 for other in found))
+
+
+def _scalar(variable: Any) -> float | None:
+    """The number that stands in an equation, if one does."""
+    if isinstance(variable, Literal) and is_float(shaped(variable)):
+        return float(variable.val)
+    return None
 
 
 @functools.lru_cache(maxsize=64)
@@ -163,22 +200,27 @@ def _nudged(program: Program, shapes: tuple[Any, ...]) -> Nudged:
     given = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     jax.eval_shape(lambda leaves: interpret(program.jaxpr, leaves, count, into_loops=True), given)
     inputs = [spacing(leaf.dtype) if is_float(leaf) else 1.0 for leaf in given]
-
-    def moved(leaves: Leaves, steps: Any) -> Leaves:
-        return [nudged(leaf, step) if is_float(leaf) else leaf for leaf, step in zip(leaves, steps, strict=True)]
+    decays = _decay_rates(program)
 
     def one(gradients: Leaves, carry: tuple[Leaves, Leaves], nudges: Any) -> tuple[Leaves, Leaves, Leaves]:
         state, parameters = carry
-        position = iter(range(len(inputs), len(inputs) + len(spacings)))
+        at_decays, at_inputs = nudges[: len(decays)], nudges[len(decays) :][: len(inputs)]
+        position = iter(range(len(decays) + len(inputs), len(nudges)))
 
         def nudge(equation: JaxprEqn, values: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+            for i, number in enumerate(map(_scalar, equation.invars)):
+                if number in decays:
+                    values[i] = values[i] + (at_decays[decays.index(number)] * DOUBLE).astype(values[i].dtype)
             outputs = run(*values)
             if not rounds(equation):
                 return outputs
             step = nudges[next(position)]
             return [nudged(output, step) if is_float(output) else output for output in outputs]
 
-        leaves = moved([*gradients, *state, *parameters], nudges[: len(inputs)])
+        leaves = [
+            nudged(leaf, step) if is_float(leaf) else leaf
+            for leaf, step in zip([*gradients, *state, *parameters], at_inputs, strict=True)
+        ]
         results = interpret(program.jaxpr, leaves, nudge, into_loops=True)
         updates, state = results[: program.count], results[program.count :]
         parameters = [p + u.astype(p.dtype) for p, u in zip(parameters, updates, strict=True)]
@@ -186,7 +228,7 @@ def _nudged(program: Program, shapes: tuple[Any, ...]) -> Nudged:
 
     def change(stack: Any) -> Any:
         if not is_float(stack):
-            return jnp.zeros(stack.shape[1:])
+            return jnp.zeros(as_numbers(stack).shape[1:])
         change = jnp.abs(stack[1:] - stack[:1]).astype(float)
         return jnp.max(jnp.where(jnp.isfinite(change), change, 0), axis=0)
 
@@ -199,17 +241,22 @@ def _nudged(program: Program, shapes: tuple[Any, ...]) -> Nudged:
 
         return jax.lax.scan(step, carry, (gradients, nudges))
 
-    return Nudged(run, np.asarray([*inputs, *spacings]))
+    return Nudged(run, np.asarray([*[DOUBLE] * len(decays), *inputs, *spacings]), len(decays))
+
+
+def copies(parameters: Leaves) -> int:
+    """How many perturbed copies there are: fewer of many parameters, the largest of which tells as much."""
+    return int(np.clip(ELEMENTS // sum(leaf.size for leaf in parameters), 2, COPIES))
 
 
 def start(state: Leaves, parameters: Leaves) -> Any:
     """The carry of a reference and its perturbed copies before the first step."""
+    count = 1 + copies(parameters)
 
-    def copies(leaf: Any) -> Any:
-        leaf = jnp.asarray(leaf)
-        return jnp.broadcast_to(leaf, (1 + PERTURBATIONS, *leaf.shape))
+    def stacked(leaves: Leaves) -> Leaves:
+        return [jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))) for leaf in leaves]
 
-    return [copies(leaf) for leaf in state], [copies(leaf) for leaf in parameters]
+    return stacked(state), stacked(parameters)
 
 
 def truth(
@@ -222,16 +269,23 @@ def truth(
     state, parameters = carry
     leaves = [*(leaf[0] for leaf in gradients), *(leaf[0] for leaf in state), *(leaf[0] for leaf in parameters)]
     compiled = _nudged(program, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves))
-    shape = (len(gradients[0]), PERTURBATIONS, len(compiled.spacings))
-    signs = generator.integers(0, 2, shape, np.int8) * 2 - 1
-    sizes = SIZES[:, None] * np.maximum(np.round(unit / compiled.spacings), 1)
-    nudges = np.concatenate([np.zeros((shape[0], 1, shape[2]), np.int64), (signs * sizes).astype(np.int64)], axis=1)
+    steps, count, columns = len(gradients[0]), len(parameters[0]) - 1, len(compiled.spacings)
+    signs = generator.integers(0, 2, (steps, count, columns), np.int8) * 2 - 1
+    signs[:, :, : compiled.decays] = signs[:1, :, : compiled.decays]
+    units = np.maximum(np.round(unit / compiled.spacings), 1)
+    nudges = np.zeros((steps, 1 + count, columns), np.int64)
+    nudges[:, 1:] = signs * _sizes(count)[:, None] * units
     carry, (before, *results) = compiled.run(carry, gradients, nudges)
     return carry, Truth(gradients, as_numpy(before), *map(as_numpy, results))
 
 
+def _sizes(count: int) -> Floats:
+    return np.where(np.arange(count) % 2, 4, 1)
+
+
 def called_truth(
     optimizer: Any,
+    array: Callable[[Any], Any],
     treedef: Any,
     state: Any,
     parameters: Leaves,
@@ -240,16 +294,18 @@ def called_truth(
     generator: np.random.Generator,
     unit: float,
 ) -> tuple[Any, Truth]:
-    """The same for a reference that JAX cannot trace: in its copies the gradients alone are moved."""
-    carry = carry or [(copy.deepcopy(state), parameters) for _ in range(1 + PERTURBATIONS)]
+    """The same for a reference that JAX cannot trace: the gradients alone are moved, in two copies."""
+    carry = carry or [(copy.deepcopy(state), parameters) for _ in range(3)]
+    sizes = unit * np.array([0, *_sizes(len(carry) - 1)])
     runs = []
     for number, (state, parameters) in enumerate(carry):
-        size = unit * SIZES[number - 1] if number else 0.0
         rows = []
         for step in range(len(gradients[0])):
-            moved = [leaf[step] * (1 + size * generator.choice((-1, 1), leaf[step].shape)) for leaf in gradients]
+            moved = [
+                leaf[step] * (1 + sizes[number] * generator.choice((-1, 1), leaf[step].shape)) for leaf in gradients
+            ]
             updates, state = optimizer.update(
-                treedef.unflatten(moved), copy.deepcopy(state), treedef.unflatten(map(np.array, parameters))
+                treedef.unflatten(map(array, moved)), copy.deepcopy(state), treedef.unflatten(map(array, parameters))
             )
             updates = as_numpy(jax.tree.leaves(updates))
             rows.append([*parameters, *updates, *as_numpy(jax.tree.leaves(state))])
@@ -257,8 +313,8 @@ def called_truth(
         carry[number] = state, parameters
         runs.append(_stacked(rows))
     count = len(gradients)
-    exact, *copies = runs
-    noise = [_noise(leaf, others) for leaf, *others in zip(exact, *copies, strict=True)]
+    exact, *perturbed = runs
+    noise = [_noise(leaf, others) for leaf, *others in zip(exact, *perturbed, strict=True)]
     split = slice(count), slice(count, 2 * count), slice(2 * count, None)
     return carry, Truth(gradients, *(exact[part] for part in split), *(noise[part] for part in split[1:]))
 

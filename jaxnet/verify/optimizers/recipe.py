@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
             or "nowhere".
         root: whether the root is taken.
         ahead: Nesterov's form: none, "moment" (the moment formed once more), "corrected" (Dozat's, as Optax corrects
-            it), "bare" (βm without the gradient).
+            it), "bare" (βm without the gradient), "scheduled" (Dozat's with his schedule of β₁, as PyTorch has it).
         largest: AMSGrad's maximum over the steps: none, of the "corrected" v̂, or of the "uncorrected" v.
         centered: whether the square of g's average, at β₂, is subtracted from v.
         sign: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂: Lion.
@@ -72,7 +72,7 @@ class Recipe(NamedTuple):
     kept: Literal["plain", "corrected"] = "plain"
     eps_at: Literal["outside", "inside", "squared", "uncorrected", "nowhere"] = "outside"
     root: bool = True
-    ahead: Literal["no", "moment", "corrected", "bare"] = "no"
+    ahead: Literal["no", "moment", "corrected", "bare", "scheduled"] = "no"
     largest: Literal["no", "corrected", "uncorrected"] = "no"
     centered: bool = False
     sign: bool = False
@@ -155,6 +155,10 @@ def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Flo
         return r.b1 * m / next_step + fresh / one_step
     if r.ahead == "bare":
         return r.b1 * m / one_step
+    if r.ahead == "scheduled":
+        mu, mu_next = (r.b1 * (1 - 0.5 * 0.96 ** (0.004 * step)) for step in (t, t + 1))
+        product = np.prod(r.b1 * (1 - 0.5 * 0.96 ** (0.004 * np.arange(1, t + 1))))
+        return mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
     return m / one_step
 
 

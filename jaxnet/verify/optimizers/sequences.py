@@ -36,8 +36,9 @@ class Sequence(NamedTuple):
         offsets = [self.mean * generator.standard_normal(shape) for shape in shapes]
         for factor in factors:
             normal = [offset + generator.standard_normal(offset.shape) for offset in offsets]
-            kept = [generator.random(offset.shape) >= self.sparsity for offset in offsets]
-            yield [factor * leaf * keep for leaf, keep in zip(normal, kept, strict=True)]
+            if self.sparsity:
+                normal = [leaf * (generator.random(leaf.shape) >= self.sparsity) for leaf in normal]
+            yield [np.asarray(factor * leaf) for leaf in normal]
 
 
 def _constant(factor: float) -> Callable[[np.random.Generator, int], Floats]:

@@ -50,7 +50,7 @@ def settings(candidate: Any, reference: Any) -> list[Setting]:
     finished = [_is_optimizer(given, name) for given, name in ((candidate, "candidate"), (reference, "reference"))]
     if finished[0] != finished[1]:
         raise TypeError(
-            "candidate and reference must be two optimizers, or two functions learning_rate -> optimizer; got one of each"
+            "candidate and reference must be two optimizers or two functions learning_rate -> optimizer, not a mixture"
         )
     if finished[0]:
         return [Setting("", lambda: candidate, lambda: reference)]

@@ -68,10 +68,10 @@ def verify_optimizer(candidate: Any, reference: Any, params: Any, *, key: Array,
     compared: list[Comparison] = []
     for precision in [Precision(False, own_unit)] if native else [Precision(True, DOUBLE), Precision(False, own_unit)]:
         exact = compared
-        compared, sides = _compared(compared_in, params, seed, precision, notes)
+        compared, sides = _compared(compared_in, params, seed, precision, checked.array, notes)
         if exact:
             compared = [own.among_the_equal(before) for own, before in zip(compared, exact, strict=True)]
-        findings = _findings(compared, sides, compared_in, precision, params, notes)
+        findings = _findings(compared, sides, compared_in, precision, params, notes, native=native)
         if findings:
             break
     return _report(candidate, findings, compared, notes, params, compared_in)
@@ -91,7 +91,7 @@ def _checked(params: Any) -> Any:
 
 
 def _compared(
-    compared_in: list[Setting], params: Any, seed: int, precision: Precision, notes: list[str]
+    compared_in: list[Setting], params: Any, seed: int, precision: Precision, array: Any, notes: list[str]
 ) -> tuple[list[Comparison], list[Side]]:
     """The comparison in every setting that both can be built in, and the references."""
     comparisons, references = [], []
@@ -107,20 +107,21 @@ def _compared(
                 compared_in.remove(setting)
                 continue
         with in_float64() if precision.float64 else as_the_user_runs_it():
-            candidate_parameters = cast(params, float64=precision.float64)
+            parameters = cast(params, float64=precision.float64)
             try:
-                candidate = begin(setting.candidate(), candidate_parameters)
+                candidate = begin(setting.candidate(), parameters, array)
             except Exception as error:
                 notes.append(f"the candidate cannot be built with a {setting.name} ({in_words(error)}): untested")
                 compared_in.remove(setting)
                 continue
-        found = compare(candidate, reference, candidate_parameters, seed, precision, setting.name)
+            own = None if precision.float64 else begin(setting.reference(), parameters)
+        found = compare(candidate, reference, own, parameters, seed, precision, setting.name)
         if precision.unit == DOUBLE and _wrong(found) and candidate.program is not None:
             narrow = candidate.program.narrowest()
             usual = reference.program.narrowest() if reference.program is not None else DOUBLE
             if narrow > max(usual, DOUBLE):
                 # What computes in a narrower dtype inside is judged by that dtype's rounding.
-                again = compare(candidate, reference, candidate_parameters, seed, Precision(True, narrow), setting.name)
+                again = compare(candidate, reference, None, parameters, seed, Precision(True, narrow), setting.name)
                 if not _wrong(again):
                     notes.append("the candidate computes in a narrower dtype inside, and is judged by its rounding")
                     found = again
@@ -140,14 +141,17 @@ def _findings(
     precision: Precision,
     params: Any,
     notes: list[str],
+    *,
+    native: bool,
 ) -> list[Finding]:
     paths = [keystr(path) for path, _ in tree_leaves_with_path(params)]
     findings: list[Finding] = []
     verdict: tuple[Kind, str] | None = None
     wrong = {leaf: pair.first for found in reversed(compared) for leaf, pair in enumerate(found.updates) if pair.first}
     if wrong:
-        verdict = diagnosis.of_updates(list(zip(compared, references, strict=True)), float64=precision.float64)
-        if not precision.float64 and verdict[0] == "unknown":
+        if precision.float64 or native:
+            verdict = diagnosis.of_updates(list(zip(compared, references, strict=True)), float64=precision.float64)
+        else:
             verdict = "precision", "right in float64; in the parameters' own dtype it loses more than rounding explains"
         leaf = min(wrong, key=lambda leaf: (wrong[leaf].step, leaf))
         kind, text = verdict
@@ -163,7 +167,8 @@ def _findings(
             seen.add(field.name)
             kind, text = diagnosis.of_a_field(pair, counter=field.whole or field.of is None, updates=verdict)
             findings.append(_finding(f"state{field.path}", kind, text, pair.first))
-        notes += [note for note in _matched(found) if precision.float64 and note not in notes]
+        if precision.float64 or native:
+            notes += [note for note in dict.fromkeys(_matched(found)) if note not in notes]
     return findings
 
 
@@ -197,7 +202,7 @@ def _matched(comparison: Comparison) -> list[str]:
         equal = [field for field, pair in pairs if pair.first is None]
         if equal and not any(field.namesake(other) for field in equal):
             notes.append(f"the reference's state field {name} is the candidate's {equal[0].name}, by value")
-        elif not equal and not any(id(pair) in wrong for _, pair in pairs):
+        elif not equal and not other.whole and not any(id(pair) in wrong for _, pair in pairs):
             notes.append(f"the reference's state field {name} has no counterpart of equal value{_related(pairs)}")
     return notes
 
