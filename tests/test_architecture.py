@@ -63,6 +63,7 @@ ORDER = [
     "verify.optimizers.form",
     "verify.optimizers.comparison",
     "verify.optimizers.diagnosis",
+    "verify.optimizers.findings",
     "verify.optimizers.verification",
     "verify.optimizers",
     "verify",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.verify.candidate import CandidateError
 from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
 from jaxnet.verify.optimizers.adapters import StepDifference
 from jaxnet.verify.optimizers.conventions import Exhibit
@@ -23,8 +24,8 @@ from jaxnet.verify.optimizers.program import (
     traced,
     truth,
 )
-from jaxnet.verify.optimizers.sequences import STEPS, sequences
-from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, is_float, spacing
+from jaxnet.verify.optimizers.sequences import sequences
+from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, in_words, is_float, spacing
 from jaxnet.verify.reference import DOUBLE
 
 NUMBERS_AT_ONCE = 2**22
@@ -59,6 +60,7 @@ class Comparison(NamedTuple):
         reference: the fields of its state.
         exhibit: a few elements of every leaf, over all sequences side by side.
         columns: which leaf each element of the exhibit is of.
+        float64: whether the candidate ran in float64.
     """
 
     updates: list[Pair]
@@ -67,24 +69,33 @@ class Comparison(NamedTuple):
     reference: list[Field]
     exhibit: Exhibit
     columns: Floats
+    float64: bool
 
     def wrong(self) -> list[int]:
         """The leaves whose updates differ."""
         return [leaf for leaf, pair in enumerate(self.updates) if pair.first]
 
-    def among_the_equal(self, other: "Comparison") -> "Comparison":
+    def among_the_equal(self, other: "Comparison | None") -> "Comparison":
         """Without the pairs of fields that differ in the other: what they stand for is known from there."""
+        if other is None:
+            return self
         return self._replace(states={at: pair for at, pair in self.states.items() if other.states[at].first is None})
 
 
-class Precision(NamedTuple):
-    """In which precision the candidate is judged.
+class Trial(NamedTuple):
+    """How the candidate is judged.
 
     Attributes:
+        parameters: in the dtypes that it is run in.
+        seed: of the gradients: the same for every setting and trial.
+        steps: how many of each sequence.
         float64: whether it runs in float64, or else in the parameters' own dtypes.
         unit: one unit in the last place of what it computes in.
     """
 
+    parameters: Any
+    seed: int
+    steps: int
     float64: bool
     unit: float
 
@@ -115,15 +126,7 @@ def _program(optimizer: Any, parameters: Any, state: Any) -> Program | None:
     return program if before == after else None  # a state that changes its dtype cannot be scanned
 
 
-def compare(
-    candidate: Side,
-    reference: Side,
-    own: Side | None,
-    parameters: Any,
-    seed: int,
-    precision: Precision,
-    name: str,
-) -> Comparison:
+def compare(candidate: Side, reference: Side, own: Side | None, trial: Trial, name: str) -> Comparison:
     """Runs both over every sequence, the reference in float64.
 
     Args:
@@ -131,12 +134,10 @@ def compare(
         reference: started in float64.
         own: the reference started in the precision of the candidate, where that is not float64: what it loses there
             itself is no fault of the candidate's.
-        parameters: in the dtypes that the candidate is run in.
-        seed: of the gradients: the same for every setting and precision.
-        precision: in which the candidate is judged.
+        trial: how the candidate is judged.
         name: of the setting.
     """
-    leaves, treedef = jax.tree.flatten(parameters)
+    leaves = jax.tree.leaves(trial.parameters)
     pairs = {
         (c, r): Pair()
         for c, one in enumerate(candidate.fields)
@@ -149,26 +150,26 @@ def compare(
     limits = jnp.finfo(max((leaf.dtype for leaf in leaves), key=spacing))
     adapted = any(isinstance(side.optimizer.update, StepDifference) for side in (candidate, reference))
     for number, sequence in enumerate(sequences(limits)):
-        generator = np.random.default_rng([seed, number])
+        generator = np.random.default_rng([trial.seed, number])
         where = ", ".join(filter(None, (sequence.name, name)))
-        gradients = sequence.draw(generator, [leaf.shape for leaf in leaves], STEPS)
+        gradients = sequence.draw(generator, [leaf.shape for leaf in leaves], trial.steps)
         shown: Leaves = []
-        for first, found, true in _run(candidate, reference, own, leaves, treedef, gradients, generator, precision):
+        for first, found, true in _run(candidate, reference, own, trial, gradients, generator):
             for leaf, pair in enumerate(updates):
-                noise = true.noise_in_updates[leaf] + precision.unit * np.abs(true.updates[leaf])
+                noise = true.noise_in_updates[leaf] + trial.unit * np.abs(true.updates[leaf])
                 if adapted:
-                    noise = noise + precision.unit * np.abs(true.parameters[leaf])
-                pair.see(where, first, found.updates[leaf], true.updates[leaf], noise, precision.limit)
+                    noise = noise + trial.unit * np.abs(true.parameters[leaf])
+                pair.see(where, first, found.updates[leaf], true.updates[leaf], noise, trial.limit)
             for (c, r), pair in pairs.items():
-                relative = 0 if reference.fields[r].whole else precision.unit
+                relative = 0 if reference.fields[r].whole else trial.unit
                 noise = true.noise_in_states[r] + relative * np.abs(true.states[r])
-                pair.see(where, first, found.states[c], true.states[r], noise, precision.limit)
+                pair.see(where, first, found.states[c], true.states[r], noise, trial.limit)
             given = [true.gradients, true.parameters, found.updates, true.updates]
             shown.append(np.stack([_shown(group, picked) for group in given]))
         rows.append(np.concatenate(shown, axis=1))
     exhibit = Exhibit(None, *np.concatenate(rows, axis=2))
     columns = np.tile(np.repeat(np.arange(len(picked)), [len(p) for p in picked]), len(rows))
-    return Comparison(updates, pairs, candidate.fields, reference.fields, exhibit, columns)
+    return Comparison(updates, pairs, candidate.fields, reference.fields, exhibit, columns, trial.float64)
 
 
 def _picked(size: int) -> Floats:
@@ -183,18 +184,17 @@ def _run(
     candidate: Side,
     reference: Side,
     own: Side | None,
-    leaves: Leaves,
-    treedef: Any,
+    trial: Trial,
     gradients: Iterator[Leaves],
     generator: np.random.Generator,
-    precision: Precision,
 ) -> Iterator[tuple[int, Steps, Truth]]:
     """Stretch by stretch, so short that the trajectories fit into memory: the steps before it, and what both did."""
-    chunk = _chunk(sum(leaf.size for leaf in leaves) * (2 + len(reference.fields)))
+    leaves, treedef = jax.tree.flatten(trial.parameters)
+    chunk = _chunk(sum(leaf.size for leaf in leaves) * (2 + len(reference.fields)), trial.steps)
     exact = [np.asarray(leaf, np.float64) for leaf in leaves]
     state, own_state = candidate.state, own.state if own else None
     carry: Any = None
-    for first in range(0, STEPS, chunk):
+    for first in range(0, trial.steps, chunk):
         rows = [next(gradients) for _ in range(chunk)]
         stacks = [np.stack(column) for column in zip(*rows, strict=True)]
         given = [stack.astype(leaf.dtype) for stack, leaf in zip(stacks, leaves, strict=True)]
@@ -202,13 +202,16 @@ def _run(
             widened = [leaf.astype(np.float64) for leaf in given]
             if reference.program is not None:
                 carry = carry or start(jax.tree.leaves(reference.state), exact)
-                carry, true = truth(reference.program, carry, widened, generator, precision.unit)
+                carry, true = truth(reference.program, carry, widened, generator, trial.unit)
             else:
                 begun = (reference.optimizer, reference.array, treedef, reference.state)
-                carry, true = called_truth(*begun, exact, carry, widened, generator, precision.unit)
+                carry, true = called_truth(*begun, exact, carry, widened, generator, trial.unit)
         before = [p.astype(leaf.dtype) for p, leaf in zip(true.parameters, leaves, strict=True)]
-        with in_float64() if precision.float64 else as_the_user_runs_it():
-            state, found = _steps(candidate, treedef, state, given, before)
+        with in_float64() if trial.float64 else as_the_user_runs_it():
+            try:
+                state, found = _steps(candidate, treedef, state, given, before)
+            except Exception as error:
+                raise CandidateError(in_words(error)) from error
             if own:
                 own_state, loss = _steps(own, treedef, own_state, given, before)
                 true = true.with_losses(loss)
@@ -223,9 +226,9 @@ def _steps(side: Side, treedef: Any, state: Any, gradients: Leaves, parameters: 
     return tree.unflatten(found.state), found
 
 
-def _chunk(numbers: int) -> int:
+def _chunk(numbers: int, steps: int) -> int:
     most = max(NUMBERS_AT_ONCE // max(numbers, 1), 1)
-    return max(divisor for divisor in range(1, STEPS + 1) if STEPS % divisor == 0 and divisor <= most)
+    return max(divisor for divisor in range(1, steps + 1) if steps % divisor == 0 and divisor <= most)
 
 
 def cast(parameters: Any, *, float64: bool) -> Any:

@@ -9,16 +9,15 @@ from jaxnet.verify.optimizers.conventions import IN_FLOAT64, IN_OWN_DTYPE, Exhib
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.recipe import Recipe
 from jaxnet.verify.optimizers.recognition import recipe_of
-from jaxnet.verify.optimizers.sequences import STEPS
 from jaxnet.verify.problem import in_float64
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]
 
 
-def of_updates(compared: Sequence[tuple[Comparison, Side]], *, float64: bool) -> Verdict:
+def of_updates(compared: Sequence[tuple[Comparison, Side]]) -> Verdict:
     """The kind of mistake in the updates and its explanation, from every setting with its reference."""
-    slack = IN_FLOAT64 if float64 else IN_OWN_DTYPE
+    slack = IN_FLOAT64 if all(comparison.float64 for comparison, _ in compared) else IN_OWN_DTYPE
     exhibits = [_wrong_elements(comparison) for comparison, _ in compared]
     shown = [exhibit for exhibit in exhibits if exhibit.candidate.size]
     with np.errstate(all="ignore"):
@@ -52,7 +51,7 @@ def _wrong_elements(comparison: Comparison) -> Exhibit:
 def _recipe(exhibit: Exhibit, side: Side) -> Recipe | None:
     """What the reference is, if that reproduces what it did."""
     with in_float64():
-        recipe = recipe_of(side.optimizer, STEPS)
+        recipe = recipe_of(side.optimizer, len(exhibit.gradients))
     as_itself = exhibit._replace(candidate=exhibit.reference)
     return recipe if recipe and matches(as_itself, recipe, IN_FLOAT64) else None
 
