@@ -495,18 +495,6 @@ def start(params: Any) -> Any:
     return 0, jax.tree.map(np.zeros_like, params), jax.tree.map(np.zeros_like, params)
 
 
-def moments_changed_in_place(params, gradients, state):
-    """The caller's state is overwritten, and every step counts twice where it is taken twice."""
-    t, m, v = state
-    t += 1
-    after = {}
-    for name, g in gradients.items():
-        m[name] += 0.1 * (np.asarray(g) - m[name])
-        v[name] += 0.001 * (np.asarray(g) ** 2 - v[name])
-        after[name] = params[name] - 0.01 * m[name] / (1 - 0.9**t) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8)
-    return after, (t, m, v)
-
-
 def numpy_with_eps_inside(params, gradients, state):
     """A right step, but for √(v̂ + ε)."""
     t, m, v = state
@@ -520,11 +508,13 @@ def numpy_with_eps_inside(params, gradients, state):
     return after, (t, m, v)
 
 
-for kind, says, step in (
-    ("impure", "", moments_changed_in_place),
-    ("convention", "ε is inside the square root", numpy_with_eps_inside),
-):
-    catalogue.enter(f"adam: {words(step)}", kind, says, from_step(start, step), optax.adam(0.01))
+catalogue.enter(
+    f"adam: {words(numpy_with_eps_inside)}",
+    "convention",
+    "ε is inside the square root",
+    from_step(start, numpy_with_eps_inside),
+    optax.adam(0.01),
+)
 
 # Adam's kin ----------------------------------------------------------------------------------------------------------
 

@@ -185,10 +185,10 @@ def maximum_by_a_condition(g, m, v, v_max, t, alpha, b1, b2, eps):
 
 
 @right(of=ADAMAX)
-def correction_in_the_learning_rate(g, m, u, t, alpha, b1, b2, eps):
-    """α/(1 - β₁ᵗ) · m/u."""
-    m, u = b1 * m + (1 - b1) * g, jnp.maximum(b2 * u, jnp.abs(g) + eps)
-    return -(alpha / (1 - b1**t)) * (m / u), m, u
+def correction_in_the_learning_rate(g, m, v, t, alpha, b1, b2, eps):
+    """α/(1 - β₁ᵗ) · m/v."""
+    m, v = b1 * m + (1 - b1) * g, jnp.maximum(b2 * v, jnp.abs(g) + eps)
+    return -(alpha / (1 - b1**t)) * (m / v), m, v
 
 
 @right(of=LION)
@@ -206,7 +206,7 @@ def reciprocal_root(g, s, alpha, decay, eps):
     return -alpha * (g * jax.lax.rsqrt(s + eps)), s
 
 
-@right(of=RMSPROP_WITH_MOMENTUM)
+@right(of=RMSPROP_WITH_MOMENTUM._replace(slots={"s": "nu", "u": "pace"}))
 def velocity_of_the_opposite_sign(g, s, u, alpha, decay, eps, momentum):
     """u := βu + αd, θ := θ - u."""
     s = decay * s + (1 - decay) * g**2
@@ -234,7 +234,7 @@ def average_by_differences(g, v, alpha, momentum):
     return -alpha * v, v
 
 
-@right(of=HEAVY_BALL)
+@right(of=HEAVY_BALL._replace(slots={"v": "pace"}))
 def velocity_downhill(g, v, alpha, momentum):
     """v := βv - g, θ := θ + αv."""
     v = momentum * v - g
@@ -315,8 +315,20 @@ def step_in_numpy_in_place(params, gradients, state):
     return None, state
 
 
+def step_in_numpy_with_moments_in_place(params, gradients, state):
+    """The arrays of the state are overwritten."""
+    t, m, v = state
+    t += 1
+    after = {}
+    for name, g in gradients.items():
+        m[name] += 0.1 * (np.asarray(g) - m[name])
+        v[name] += 0.001 * (np.asarray(g) ** 2 - v[name])
+        after[name] = params[name] - 0.01 * m[name] / (1 - 0.9**t) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8)
+    return after, Moments(t, m, v)
+
+
 catalogue.enter("adam: state in a dictionary", None, "", state_in_a_dictionary, optax.adam)
-for step in (step_in_jax, step_in_numpy, step_in_numpy_in_place):
+for step in (step_in_jax, step_in_numpy, step_in_numpy_in_place, step_in_numpy_with_moments_in_place):
     catalogue.enter(f"adam: {words(step)}", None, "", from_step(start, step), optax.adam(0.01))
 
 # Other parameters ----------------------------------------------------------------------------------------------------
