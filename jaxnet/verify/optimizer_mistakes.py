@@ -152,19 +152,19 @@ def b2_for_both(g, m, v, t, alpha, b1, b2, eps):
     return adam(g, m, v, t, alpha, b2, b2, eps)
 
 
-@planted("convention", "1 - β₁ stands where β₁ should", of=ADAM)
+@planted("convention", "exchanged", of=ADAM)
 def b1_means_the_weight_of_the_gradient(g, m, v, t, alpha, b1, b2, eps):
     """1 - β₁ in place of β₁."""
     return adam(g, m, v, t, alpha, 1 - b1, b2, eps)
 
 
-@planted("convention", "1 - β₂ stands where β₂ should", of=ADAM)
+@planted("convention", "exchanged", of=ADAM)
 def both_rates_mean_the_weight_of_the_gradient(g, m, v, t, alpha, b1, b2, eps):
     """1 - β in place of β, for both."""
     return adam(g, m, v, t, alpha, 1 - b1, 1 - b2, eps)
 
 
-@planted("convention", "1 - β₁", of=ADAM)
+@planted("convention", "exchanged", of=ADAM)
 def weights_of_m_exchanged(g, m, v, t, alpha, b1, b2, eps):
     """(1 - β₁)m + β₁g, with the right correction."""
     m, v = (1 - b1) * m + b1 * g, b2 * v + (1 - b2) * g**2
@@ -674,7 +674,7 @@ def stale_s(g, s, alpha, decay, eps):
     return -alpha * g / jnp.sqrt(s + eps), decay * s + (1 - decay) * g**2
 
 
-@planted("convention", "1 - β₂ stands where β₂ should", of=RMSPROP)
+@planted("convention", "exchanged", of=RMSPROP)
 def decay_means_the_weight_of_the_square(g, s, alpha, decay, eps):
     """1 - ρ in place of ρ."""
     s = (1 - decay) * s + decay * g**2
@@ -755,7 +755,7 @@ def sum_in_place_of_an_average(g, v, alpha, momentum):
     return -alpha * v, v
 
 
-@planted("convention", "1 - β₁ stands where β₁ should", of=MOMENTUM)
+@planted("convention", "exchanged", of=MOMENTUM)
 def weights_of_the_average_exchanged(g, v, alpha, momentum):
     """(1 - β)v + βg."""
     v = (1 - momentum) * v + momentum * g

@@ -37,10 +37,12 @@ CHOICES: dict[str, dict[object, str]] = {
     "first": {
         "average": "m is an average, βm + (1 - β)g (the lecture's form)",
         "sum": "m is a sum, βm + g (heavy ball)",
+        "exchanged": "the weights of m's average are exchanged: it is (1 - β)m + βg",
         "nothing": "there is no momentum",
     },
     "second": {
         "average": "v is an average, βv + (1 - β)g²",
+        "exchanged": "the weights of v's average are exchanged: it is (1 - β)v + βg²",
         "decayed sum": "v is βv + g², without the factor 1 - β",
         "sum": "v is the sum of all g² (Adagrad)",
         "maximum": "v is a maximum, max(βv, |g|) (Adamax)",
@@ -68,6 +70,7 @@ CHOICES: dict[str, dict[object, str]] = {
         0: "the schedule is read with the number of finished steps",
         1: "the schedule is read one step early, with the count after the step",
         -1: "the schedule is read one step late",
+        None: "the schedule stays at its start",
     },
     "decay_at": {
         "direction": "weight decay is decoupled, added to the direction as αλθ",
@@ -89,7 +92,7 @@ CHOICES: dict[str, dict[object, str]] = {
         "corrected": "AMSGrad's maximum is over the corrected v̂",
         "uncorrected": "AMSGrad's maximum is over v before its correction",
     },
-    "sign": {True: "the direction is a sign", False: "the sign of the direction is not taken"},
+    "signed": {True: "the direction is a sign", False: "the sign of the direction is not taken"},
     "trail_ahead": {False: "the velocity is applied as it is", True: "the velocity is formed once more, as Nesterov's"},
 }
 NUMBERS = {
@@ -167,10 +170,12 @@ def variations(recipe: Recipe) -> Iterator[Variation]:
     if recipe.decay:
         sign = "weight decay has the wrong sign: it makes the weights grow"
         yield Variation(("decay",), lambda r: r._replace(decay=-r.decay), sign)
+    if recipe.counted is not None:
+        yield _to({"counted": None, "rate_step": None}, "the step counter never advances", "it counts the steps")
     for field, values in CHOICES.items():
         now = getattr(recipe, field)
         for value, words in values.items():
-            if value != now:
+            if value != now and not (recipe.second == "maximum" and value in ("inside", "squared")):
                 yield _to({field: value}, words, values[now])
     for power, words in ((2, "the learning rate is applied twice"), (0, "the learning rate is not applied")):
         yield Variation(("rate",), lambda r, power=power: r._replace(rate=r.rate**power), words)
@@ -179,11 +184,14 @@ def variations(recipe: Recipe) -> Iterator[Variation]:
         if field in ("b1", "b2", "trail") and now:
             yield Variation((field,), _complement(field), f"1 - {symbol} stands where {symbol} should")
             for dtype in ("float32", "bfloat16", "float16"):
-                rounded = float(jnp.asarray(now, dtype))
-                yield _to({field: rounded}, f"{symbol} is rounded to {dtype}, {rounded:.9g}", f"it is {now:.9g}")
+                here = f"{symbol} is rounded to {dtype}, {float(jnp.asarray(now, dtype)):.9g}"
+                yield Variation((field,), _rounded(field, dtype), here, f"it is {now:.9g}")
         for value in usual:
             if value != now:
-                yield _to({field: value}, f"{symbol} is {value:g}", f"it is {now:g}")
+                yield Variation((field,), _default(field, now, value), f"{symbol} is {value:g}", f"it is {now:g}")
+        for value in usual:
+            if value != now:
+                yield _to({field: value}, f"{symbol} is {value:g}, whatever it is set to", f"it is {now:g}")
 
 
 def _to(values: dict[str, object], here: str, there: str) -> Variation:
@@ -192,6 +200,15 @@ def _to(values: dict[str, object], here: str, there: str) -> Variation:
 
 def _complement(field: str) -> Callable[[Recipe], Recipe]:
     return lambda recipe: recipe._replace(**{field: 1 - getattr(recipe, field)})
+
+
+def _rounded(field: str, dtype: str) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: recipe._replace(**{field: float(jnp.asarray(getattr(recipe, field), dtype))})
+
+
+def _default(field: str, one: float, other: float) -> Callable[[Recipe], Recipe]:
+    """Another default: it takes no effect where the number was given."""
+    return lambda recipe: recipe._replace(**{field: other}) if getattr(recipe, field) == one else recipe
 
 
 def identify(exhibits: Sequence[Exhibit], slack: float) -> str | None:
@@ -224,8 +241,9 @@ def identify(exhibits: Sequence[Exhibit], slack: float) -> str | None:
 def matches(exhibit: Exhibit, recipe: Recipe, slack: float) -> bool:
     """Whether a recipe's updates are the candidate's."""
     found = simulate(recipe, exhibit.gradients, exhibit.parameters)
-    apart = OF_THE_DIFFERENCE * _difference(exhibit.candidate, exhibit.reference)
-    return bool((_difference(found, exhibit.candidate) <= np.maximum(slack * _size(exhibit.candidate), apart)).all())
+    apart = _difference(exhibit.candidate, exhibit.reference)
+    allowed = np.maximum(slack * _size(exhibit.candidate), OF_THE_DIFFERENCE * np.where(np.isfinite(apart), apart, 0))
+    return bool((_difference(found, exhibit.candidate) <= allowed).all())
 
 
 def _apart(a: Floats, b: Floats, slack: float) -> float:

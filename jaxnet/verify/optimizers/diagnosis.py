@@ -77,11 +77,10 @@ def _climbs(shown: Sequence[Exhibit], slack: float) -> Verdict | None:
 def of_a_field(pair: Pair, *, counter: bool, updates: Verdict | None) -> Verdict:
     """What is wrong with a field of the state, beside what is wrong with the updates."""
     assert pair.first is not None
-    here, there = pair.first.candidate, pair.first.expected
-    if counter and here == there - 1 and pair.shift is None:
-        return "precision", (
-            f"the counter stops at {here:.9g}: its dtype has no next integer; count in int32, whatever the parameters"
-        )
+    if counter and stops(pair):
+        last = pair.first.candidate
+        text = f"the counter stops at {last:.9g}: its dtype has no next integer; count in int32, always"
+        return "precision", text
     what = ""
     if pair.shift is not None:
         what = f"it is the reference's plus {pair.shift:.6g} in every step"
@@ -95,3 +94,8 @@ def of_a_field(pair: Pair, *, counter: bool, updates: Verdict | None) -> Verdict
             f"{what}, while the updates agree: another form of the same rule, whose state is not the same",
         )
     return "unknown", "it is another than the reference's, while the updates agree"
+
+
+def stops(pair: Pair) -> bool:
+    """Whether a counter counts up to some step and no further."""
+    return pair.first is not None and pair.first.candidate == pair.first.expected - 1 > 0 and pair.shift is None

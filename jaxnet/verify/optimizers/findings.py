@@ -27,7 +27,7 @@ def findings(compared: Sequence[tuple[Comparison, Side]], paths: list[str], *, e
     if wrong:
         verdict = "precision", "right in float64; in the parameters' own dtype it loses more than rounding explains"
         if exact:
-            verdict = diagnosis.of_updates(compared)
+            verdict = _of_a_counter(compared) or diagnosis.of_updates(compared)
         kind, text = verdict
         leaf = min(wrong, key=lambda leaf: (wrong[leaf].step, leaf))
         if len(wrong) < len(paths):
@@ -42,6 +42,15 @@ def findings(compared: Sequence[tuple[Comparison, Side]], paths: list[str], *, e
             kind, text = diagnosis.of_a_field(pair, counter=field.whole or field.of is None, updates=verdict)
             found.append(_finding(f"state{field.path}", kind, text, pair.first))
     return found
+
+
+def _of_a_counter(compared: Sequence[tuple[Comparison, Side]]) -> Verdict | None:
+    """The verdict on a counter that stops, which spoils the updates after it."""
+    for comparison, _ in compared:
+        for field, pair in wrong_fields(comparison):
+            if field.of is None and diagnosis.stops(pair):
+                return diagnosis.of_a_field(pair, counter=True, updates=None)
+    return None
 
 
 def _finding(path: str, kind: Kind, text: str, at: Difference) -> Finding:
@@ -78,7 +87,9 @@ def unmatched(comparison: Comparison) -> list[str]:
         name = other.name or other.path
         equal = [field for field, pair in pairs if pair.first is None]
         if equal and not any(field.namesake(other) for field in equal):
-            notes.append(f"the reference's state field {name} is the candidate's {equal[0].name}, by value")
+            notes.append(
+                f"the reference's state field {name} is the candidate's {equal[0].name or equal[0].path}, by value"
+            )
         elif not equal and not other.whole and not any(id(pair) in wrong for _, pair in pairs):
             notes.append(f"the reference's state field {name} has no counterpart of equal value{_related(pairs)}")
     return notes
@@ -87,7 +98,7 @@ def unmatched(comparison: Comparison) -> list[str]:
 def _related(pairs: list[tuple[Field, Pair]]) -> str:
     for field, pair in pairs:
         if pair.factor is not None:
-            return f": the candidate's {field.name} is {pair.factor:.6g} times it, in every step"
+            return f": the candidate's {field.name or field.path} is {pair.factor:.6g} times it, in every step"
         if pair.shift is not None:
-            return f": the candidate's {field.name} is {pair.shift:+.6g} beside it, in every step"
+            return f": the candidate's {field.name or field.path} is {pair.shift:+.6g} beside it, in every step"
     return ""

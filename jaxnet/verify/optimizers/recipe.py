@@ -21,9 +21,11 @@ class Recipe(NamedTuple):
     Attributes:
         rate: α in steps 1, 2, ...; two more than there are steps.
         rate_at: where α is: on the direction, on the gradient before it enters the moment, on what leaves the trail.
-        rate_step: how many steps early (+1) or late (-1) a schedule is read.
-        first: what m is: an average, a sum βm + g, or nothing, which leaves g.
-        second: what v is: an average, a "decayed sum" βv + g², a sum v + g², a maximum max(βv, |g| + ε), or nothing.
+        rate_step: how many steps early (+1) or late (-1) a schedule is read; None where it stays at its start.
+        first: what m is: an average, one with "exchanged" weights (1 - β)m + βg, a sum βm + g, or nothing, which
+            leaves g.
+        second: what v is: an average, one with "exchanged" weights, a "decayed sum" βv + g², a sum v + g², a maximum
+            max(βv, |g| + ε), or nothing.
         of: what v is made of: g², |g|, m² or (g - m)².
         b1: β₁.
         b2: β₂.
@@ -42,7 +44,8 @@ class Recipe(NamedTuple):
             it), "bare" (βm without the gradient), "scheduled" (Dozat's with his schedule of β₁, as PyTorch has it).
         largest: AMSGrad's maximum over the steps: none, of the "corrected" v̂, or of the "uncorrected" v.
         centered: whether the square of g's average, at β₂, is subtracted from v.
-        sign: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂: Lion.
+        lion: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂.
+        signed: whether the sign is taken there.
         decay: λ.
         decay_at: where λθ is added: to the "direction", to the "gradient", to the "update" (not multiplied by α), or
             "nowhere".
@@ -56,9 +59,9 @@ class Recipe(NamedTuple):
 
     rate: Floats
     rate_at: Literal["direction", "gradient", "trail"] = "direction"
-    rate_step: int = 0
-    first: Literal["nothing", "average", "sum"] = "nothing"
-    second: Literal["nothing", "average", "decayed sum", "sum", "maximum"] = "nothing"
+    rate_step: int | None = 0
+    first: Literal["nothing", "average", "exchanged", "sum"] = "nothing"
+    second: Literal["nothing", "average", "exchanged", "decayed sum", "sum", "maximum"] = "nothing"
     of: Literal["g²", "|g|", "m²", "(g - m)²"] = "g²"
     b1: float = 0.0
     b2: float = 0.0
@@ -75,7 +78,8 @@ class Recipe(NamedTuple):
     ahead: Literal["no", "moment", "corrected", "bare", "scheduled"] = "no"
     largest: Literal["no", "corrected", "uncorrected"] = "no"
     centered: bool = False
-    sign: bool = False
+    lion: bool = False
+    signed: bool = True
     decay: float = 0.0
     decay_at: Literal["direction", "gradient", "update", "nowhere"] = "direction"
     trail: float = 0.0
@@ -93,7 +97,8 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
     updates = np.empty_like(gradients)
     with np.errstate(all="ignore"):
         for step, (g, theta) in enumerate(zip(gradients, parameters, strict=True)):
-            t, alpha = 1 if r.counted is None else step + 1 + r.counted, r.rate[max(step + r.rate_step, 0)]
+            t = 1 if r.counted is None else step + 1 + r.counted
+            alpha = r.rate[0 if r.rate_step is None else max(step + r.rate_step, 0)]
             if r.decay_at == "gradient":
                 g = g + r.decay * theta
             if r.rate_at == "gradient":
@@ -127,9 +132,10 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
 
 
 def _first(r: Recipe, m: Floats, g: Floats) -> Floats:
-    if r.sign:
+    if r.lion:
         return r.b2 * m + (1 - r.b2) * g
-    return {"nothing": g, "average": r.b1 * m + (1 - r.b1) * g, "sum": r.b1 * m + g}[r.first]
+    forms = {"nothing": g, "average": r.b1 * m + (1 - r.b1) * g, "exchanged": (1 - r.b1) * m + r.b1 * g}
+    return (forms | {"sum": r.b1 * m + g})[r.first]
 
 
 def _second(r: Recipe, v: Floats, g: Floats, m: Floats) -> Floats:
@@ -139,14 +145,16 @@ def _second(r: Recipe, v: Floats, g: Floats, m: Floats) -> Floats:
     return {
         "nothing": v,
         "average": r.b2 * v + (1 - r.b2) * what,
+        "exchanged": (1 - r.b2) * v + r.b2 * what,
         "decayed sum": r.b2 * v + what,
         "sum": v + what,
     }[r.second]
 
 
 def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Floats:
-    if r.sign:
-        return np.sign(r.b1 * m_before + (1 - r.b1) * g)
+    if r.lion:
+        mixed = r.b1 * m_before + (1 - r.b1) * g
+        return np.sign(mixed) if r.signed else mixed
     one_step, next_step = _correction(r.correct_first, r.b1, t), _correction(r.correct_first, r.b1, t + 1)
     fresh = g if r.first == "sum" else (1 - r.b1) * g
     if r.ahead == "moment":

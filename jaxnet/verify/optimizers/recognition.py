@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -114,7 +115,7 @@ def _all_parts(optimizer: Any) -> list[Part]:
 def _rates(rate: Any, steps: int) -> Floats:
     """α in each step."""
     if callable(rate):
-        return np.asarray([np.asarray(rate(np.int32(step)), np.float64) for step in range(steps + 2)])
+        return np.asarray([np.asarray(rate(jnp.int32(step)), np.float64) for step in range(steps + 2)])
     return np.full(steps + 2, float(np.asarray(rate)))
 
 
@@ -163,7 +164,7 @@ def _adamax(recipe: Recipe, part: Part, steps: int) -> Recipe:
 
 
 def _lion(recipe: Recipe, part: Part, steps: int) -> Recipe:
-    return recipe._replace(sign=True, b1=part.number("b1"), b2=part.number("b2"))
+    return recipe._replace(lion=True, b1=part.number("b1"), b2=part.number("b2"))
 
 
 def _rms(recipe: Recipe, part: Part, steps: int) -> Recipe:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from optax import GradientTransformation
 
 # Numbers at which every term of a rule counts.
@@ -22,9 +23,9 @@ TELLING = {
 }
 
 
-def changing_rate(count: Array) -> Array:
+def changing_rate(count: ArrayLike) -> Array:
     """A learning rate that is another in every step: 0.004, 0.008, ..., 0.02, and again."""
-    return 0.004 * (1 + jnp.asarray(count) % 5)
+    return 0.004 * (1 + jnp.asarray(count, float) % 5)
 
 
 class Setting(NamedTuple):
