@@ -1,6 +1,7 @@
 """Recipes reproduce the optimizers they are read off, and conventions are told apart by them."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ def dtypes_are_promoted():
         yield
 
 
+def optimizer_of(init: Any, update: Any):
+    return optax.GradientTransformation(init, update)
+
+
 def described(factory, rate=changing_rate, **options):
     return functools.partial(factory, rate, **options)
 
@@ -41,7 +46,7 @@ def closure_of_adam(lr, beta1, beta2, epsilon):
         m_hat, v_hat = m / (1 - beta1 ** (t + 1)), v / (1 - beta2 ** (t + 1))
         return -lr * m_hat / (jnp.sqrt(v_hat) + epsilon), (t + 1, m, v)
 
-    return optax.GradientTransformation(init, update)
+    return optimizer_of(init, update)
 
 
 def closure_of_rmsprop(alpha, rho, eps):
@@ -49,7 +54,7 @@ def closure_of_rmsprop(alpha, rho, eps):
         state = rho * state + (1 - rho) * g**2
         return -alpha * g / jnp.sqrt(state + eps), state
 
-    return optax.GradientTransformation(jnp.zeros_like, update)
+    return optimizer_of(jnp.zeros_like, update)
 
 
 def closure_of_heavy_ball(learning_rate, beta):
@@ -57,11 +62,11 @@ def closure_of_heavy_ball(learning_rate, beta):
         state = beta * state + g
         return -learning_rate(0) * state, state
 
-    return optax.GradientTransformation(jnp.zeros_like, update)
+    return optimizer_of(jnp.zeros_like, update)
 
 
 def closure_of_descent(rate):
-    return optax.GradientTransformation(lambda params: (), lambda g, state, params=None: (-rate * g, state))
+    return optimizer_of(lambda params: (), lambda g, state, params=None: (-rate * g, state))
 
 
 def ema(learning_rate, debias):
@@ -123,6 +128,7 @@ OPTIMIZERS = {
 def test_recipe_reproduces_the_optimizer(name):
     optimizer = OPTIMIZERS[name]()
     recipe = recipe_of(optimizer, STEPS)
+    assert recipe is not None
     state = optimizer.init(PARAMETERS[0])
     program = traced(optimizer, GRADIENTS[0], state, PARAMETERS[0])
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)]
@@ -131,7 +137,7 @@ def test_recipe_reproduces_the_optimizer(name):
 
 
 def test_optimizer_that_says_nothing_has_no_recipe():
-    nameless = optax.GradientTransformation(lambda params: (), lambda g, state, params=None: (-0.1 * g, state))
+    nameless = optimizer_of(lambda params: (), lambda g, state, params=None: (-0.1 * g, state))
     assert recipe_of(nameless, STEPS) is None
 
 
@@ -205,15 +211,17 @@ def test_choice_changes_updates_and_is_named(choice):
 PAIRS = {
     "sign and epsilon": ({"ascends": True, "eps_at": "inside"}, ("climbs", "ε is inside")),
     "epsilon and correction": ({"eps_at": "inside", "correct_first": False}, ("ε is inside", "m has no")),
-    "root and sum": ({"root": False, "first": "sum"}, ("root is missing", "heavy ball")),
 }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_two_changes_are_named(pair):
     changes, words = PAIRS[pair]
-    sentence = identify([exhibit(ADAM, ADAM._replace(**changes)).until(10)], IN_FLOAT64)
-    assert sentence and sentence.startswith("two things differ")
+    shown = [exhibit(ADAM, ADAM._replace(**changes))]
+    assert identify(shown, IN_FLOAT64) is None
+    sentence = identify(shown, IN_FLOAT64, changes=2)
+    assert sentence is not None
+    assert sentence.startswith("two things differ. ")
     assert all(word in sentence for word in words)
 
 
@@ -264,5 +272,5 @@ def test_default_is_named_where_it_alone_differs():
 def test_unknown_rule_is_not_named():
     noise = np.random.default_rng(9).standard_normal(GRADIENTS.shape)
     plain = Recipe(RATES)
-    assert identify([exhibit(plain, plain)._replace(candidate=noise).until(3)], IN_FLOAT64) is None
+    assert identify([exhibit(plain, plain)._replace(candidate=noise).until(3)], IN_FLOAT64, changes=2) is None
     assert identify([exhibit(plain, plain._replace(ascends=True))._replace(recipe=None)], IN_FLOAT64) is None
