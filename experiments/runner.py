@@ -20,7 +20,7 @@ from experiments import experiment as model
 from experiments.experiment import Experiment, Options, Result
 
 BY_DEFAULT = ("logistic_regression", "image_classifier", "gradient_check")
-NAMES = (*BY_DEFAULT, "verification_power", "benchmark")
+NAMES = (*BY_DEFAULT, "verification_power", "optimizers_vs_optax", "benchmark")
 
 
 def load(name: str) -> Experiment:

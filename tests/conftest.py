@@ -1,5 +1,7 @@
 """Strict switches for every test: float64 available, no silent promotion of dtypes or ranks."""
 
+import collections
+
 import jax
 import jaxtyping
 import pytest
@@ -15,6 +17,28 @@ def pytest_addoption(parser):
         metavar="PATH",
         help="the cat pictures, train_catvnoncat.h5, for the tests that reproduce results on them",
     )
+    parser.addoption(
+        "--full", action="store_true", help="judge every specimen of the verifier's catalogues, not one in a few"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "catalogue(stride): one specimen in so many is judged, all with --full or -k")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out most of the catalogues, whose kinds of mistakes stand side by side, unless told not to."""
+    if config.getoption("--full") or config.option.keyword:
+        return
+    seen = collections.Counter()
+    kept, left_out = [], []
+    for item in items:
+        marker = item.get_closest_marker("catalogue")
+        chosen = marker is None or seen[item.function] % marker.args[0] == 0
+        (kept if chosen else left_out).append(item)
+        seen[item.function] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ ORDER = [
     "verify.gradients",
     "verify.networks",
     "verify.optimizers.program",
+    "verify.optimizers.truth",
     "verify.optimizers.recipe",
     "verify.optimizers.recognition",
     "verify.optimizers.conventions",

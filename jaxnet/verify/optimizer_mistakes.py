@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-import jaxnet
+from jaxnet import optimizers
 from jaxnet.verify.optimizer_specimen import (
     ADAGRAD,
     ADAM,
@@ -158,7 +158,7 @@ def b1_means_the_weight_of_the_gradient(g, m, v, t, alpha, b1, b2, eps):
     return adam(g, m, v, t, alpha, 1 - b1, b2, eps)
 
 
-@planted("convention", "exchanged", of=ADAM)
+@planted("convention", "1 - β₁ stands where β₁ should", of=ADAM)
 def both_rates_mean_the_weight_of_the_gradient(g, m, v, t, alpha, b1, b2, eps):
     """1 - β in place of β, for both."""
     return adam(g, m, v, t, alpha, 1 - b1, 1 - b2, eps)
@@ -806,8 +806,8 @@ catalogue.enter(
     "momentum: a velocity of another size under the same name",
     "convention",
     "another form of the same rule",
-    jaxnet.heavy_ball(0.01, 0.9),
-    jaxnet.momentum(0.1, 0.9),
+    optimizers.heavy_ball(0.01, 0.9),
+    optimizers.momentum(0.1, 0.9),
 )
 
 OPTIMIZER_MISTAKES: tuple[Specimen, ...] = tuple(catalogue.specimens)

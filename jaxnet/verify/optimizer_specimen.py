@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-import jaxnet
+from jaxnet import optimizers
 
 Rule = Callable[..., tuple[Any, ...]]  # symbols -> (update, *slots)
 Factory = Callable[..., GradientTransformation]  # learning_rate -> optimizer
@@ -194,7 +194,7 @@ RMSPROP_WITH_MOMENTUM = Subject(
     {"decay": 0.9, "eps": 1e-8, "momentum": 0.9},
 )
 ADAGRAD = Subject("adagrad", optax.adagrad, {"s": "sum_of_squares"}, {"eps": 1e-7}, {"s": 0.1})
-MOMENTUM = Subject("momentum", jaxnet.momentum, {"v": "velocity"}, {"momentum": 0.9})
+MOMENTUM = Subject("momentum", optimizers.momentum, {"v": "velocity"}, {"momentum": 0.9})
 HEAVY_BALL = Subject("heavy ball", heavy_ball, {"v": "trace"}, {"momentum": 0.9})
 NESTEROV = Subject("nesterov", nesterov, {"v": "trace"}, {"momentum": 0.9})
 DESCENT = Subject("gradient descent", optax.sgd, {}, {})

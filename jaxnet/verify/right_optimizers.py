@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-import jaxnet
+from jaxnet import optimizers
 from jaxnet.verify.optimizer_specimen import (
     ADAGRAD,
     ADAM,
@@ -51,18 +51,18 @@ def with_options(factory: Any, **options: Any) -> Any:
 
 
 for name, own, other in (
-    ("gradient descent", jaxnet.gradient_descent, optax.sgd),
-    ("momentum", jaxnet.momentum, lecture_momentum),
-    ("heavy ball", jaxnet.heavy_ball, heavy_ball),
-    ("nesterov", jaxnet.nesterov, nesterov),
-    ("adagrad", jaxnet.adagrad, optax.adagrad),
-    ("rmsprop", jaxnet.rmsprop, optax.rmsprop),
-    ("adam", jaxnet.adam, optax.adam),
-    ("adamw", jaxnet.adamw, optax.adamw),
-    ("nadam", jaxnet.nadam, optax.nadam),
-    ("amsgrad", jaxnet.amsgrad, optax.amsgrad),
-    ("adamax", jaxnet.adamax, optax.adamax),
-    ("lion", jaxnet.lion, optax.lion),
+    ("gradient descent", optimizers.gradient_descent, optax.sgd),
+    ("momentum", optimizers.momentum, lecture_momentum),
+    ("heavy ball", optimizers.heavy_ball, heavy_ball),
+    ("nesterov", optimizers.nesterov, nesterov),
+    ("adagrad", optimizers.adagrad, optax.adagrad),
+    ("rmsprop", optimizers.rmsprop, optax.rmsprop),
+    ("adam", optimizers.adam, optax.adam),
+    ("adamw", optimizers.adamw, optax.adamw),
+    ("nadam", optimizers.nadam, optax.nadam),
+    ("amsgrad", optimizers.amsgrad, optax.amsgrad),
+    ("adamax", optimizers.adamax, optax.adamax),
+    ("lion", optimizers.lion, optax.lion),
 ):
     catalogue.enter(f"{name}: this library's", None, "", own, other)
 
@@ -74,7 +74,7 @@ for name, options in (
     ("corrected for bias", {"bias_correction": True, "eps_in_sqrt": False}),
     ("started at 1", {"initial_scale": 1.0}),
 ):
-    own, other = (with_options(factory, **options) for factory in (jaxnet.rmsprop, optax.rmsprop))
+    own, other = (with_options(factory, **options) for factory in (optimizers.rmsprop, optax.rmsprop))
     catalogue.enter(f"rmsprop: this library's {name}", None, "", own, other)
 
 PAPER: Any = {"bias_correction_mu": False, "bias_correction_nu": False}
@@ -82,14 +82,14 @@ MASK: Any = {"mask": {"weight": True, "bias": False}, "weight_decay": 0.1}
 SCHEDULE = optax.cosine_decay_schedule(0.01, 200)
 
 for name, own, other in (
-    ("adam: finished", jaxnet.adam(0.01, 0.8, 0.99, 1e-3, 1e-4), optax.adam(0.01, 0.8, 0.99, 1e-3, 1e-4)),
-    ("adam: finished, with a schedule", jaxnet.adam(SCHEDULE), optax.adam(SCHEDULE)),
-    ("adam: m in bfloat16", jaxnet.adam(0.01, mu_dtype=jnp.bfloat16), optax.adam(0.01, mu_dtype=jnp.bfloat16)),
-    ("adamw: masked", jaxnet.adamw(0.01, **MASK), optax.adamw(0.01, **MASK)),
-    ("amsgrad: without correction", jaxnet.amsgrad(0.01, **PAPER), optax.amsgrad(0.01, **PAPER)),
-    ("lion: finished", jaxnet.lion(1e-3, weight_decay=0.1), optax.lion(1e-3, weight_decay=0.1)),
-    ("heavy ball: of the moving average", jaxnet.momentum(0.1, 0.9), optax.sgd(0.01, 0.9)),
-    ("momentum: of the heavy ball", optax.sgd(0.01, 0.9), jaxnet.momentum(0.1, 0.9)),
+    ("adam: finished", optimizers.adam(0.01, 0.8, 0.99, 1e-3, 1e-4), optax.adam(0.01, 0.8, 0.99, 1e-3, 1e-4)),
+    ("adam: finished, with a schedule", optimizers.adam(SCHEDULE), optax.adam(SCHEDULE)),
+    ("adam: m in bfloat16", optimizers.adam(0.01, mu_dtype=jnp.bfloat16), optax.adam(0.01, mu_dtype=jnp.bfloat16)),
+    ("adamw: masked", optimizers.adamw(0.01, **MASK), optax.adamw(0.01, **MASK)),
+    ("amsgrad: without correction", optimizers.amsgrad(0.01, **PAPER), optax.amsgrad(0.01, **PAPER)),
+    ("lion: finished", optimizers.lion(1e-3, weight_decay=0.1), optax.lion(1e-3, weight_decay=0.1)),
+    ("heavy ball: of the moving average", optimizers.momentum(0.1, 0.9), optax.sgd(0.01, 0.9)),
+    ("momentum: of the heavy ball", optax.sgd(0.01, 0.9), optimizers.momentum(0.1, 0.9)),
     ("adam: a chain", optax.chain(optax.scale_by_adam(), optax.scale(-0.01)), optax.adam(0.01)),
     ("adam: hyperparameters in the state", optax.inject_hyperparams(optax.adam)(0.01), optax.adam(0.01)),
 ):
@@ -335,11 +335,11 @@ for step in (step_in_jax, step_in_numpy, step_in_numpy_in_place, step_in_numpy_w
 
 for dtype in ("bfloat16", "float16"):
     params = {"weight": jnp.linspace(-1, 1, 6, dtype=dtype).reshape(2, 3), "bias": jnp.ones(3, dtype)}
-    for name, own, other in (("adam", jaxnet.adam, optax.adam), ("heavy ball", jaxnet.heavy_ball, heavy_ball)):
+    for name, own, other in (("adam", optimizers.adam, optax.adam), ("heavy ball", optimizers.heavy_ball, heavy_ball)):
         catalogue.enter(f"{name}: this library's in {dtype}", None, "", own, other, params)
 
 MIXED = {"weight": jnp.linspace(-1, 1, 6, dtype="bfloat16"), "bias": jnp.ones(3, "float32")}
-catalogue.enter("adamw: this library's in mixed precision", None, "", jaxnet.adamw, optax.adamw, MIXED)
+catalogue.enter("adamw: this library's in mixed precision", None, "", optimizers.adamw, optax.adamw, MIXED)
 catalogue.enter("adam: itself", None, "", optax.adam, optax.adam)
 
 RIGHT_OPTIMIZERS: tuple[Specimen, ...] = tuple(catalogue.specimens)

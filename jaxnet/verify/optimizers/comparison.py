@@ -13,18 +13,9 @@ from jaxnet.verify.optimizers.adapters import StepDifference
 from jaxnet.verify.optimizers.conventions import Exhibit
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.fields import Field, fields
-from jaxnet.verify.optimizers.program import (
-    Program,
-    Steps,
-    Truth,
-    called_steps,
-    called_truth,
-    compiled_steps,
-    start,
-    traced,
-    truth,
-)
+from jaxnet.verify.optimizers.program import Program, Steps, called_steps, compiled_steps, traced
 from jaxnet.verify.optimizers.sequences import sequences
+from jaxnet.verify.optimizers.truth import Truth, called_truth, start, truth
 from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, in_words, is_float, spacing
 from jaxnet.verify.reference import DOUBLE
 

@@ -104,7 +104,8 @@ NUMBERS = {
     "decay": ("weight decay λ", (0.0, 1e-4, 1e-3, 1e-2)),
     "trail": ("the momentum β", (0.0, 0.5, 0.9, 0.99)),
 }
-SCREENED_STEPS = 24
+SCREENED_STEPS = (4, 24)
+NUMERALS = {2: "two"}
 IN_FLOAT64, IN_OWN_DTYPE = 1e-8, 1e-2
 OF_THE_DIFFERENCE = 1e-4
 
@@ -211,30 +212,35 @@ def _default(field: str, one: float, other: float) -> Callable[[Recipe], Recipe]
     return lambda recipe: recipe._replace(**{field: other}) if getattr(recipe, field) == one else recipe
 
 
-def identify(exhibits: Sequence[Exhibit], slack: float) -> str | None:
-    """The sentence that says what the candidate does otherwise than the reference, if one or two changes explain it.
+def identify(exhibits: Sequence[Exhibit], slack: float, *, changes: int = 1) -> str | None:
+    """The sentence that says what the candidate does otherwise than the reference, if so many changes explain it.
 
     Args:
         exhibits: what both did in every setting.
         slack: how far from a variant's updates the candidate's may be, relative to the largest of each element.
+        changes: how many things differ.
     """
     known = [(exhibit, exhibit.recipe) for exhibit in exhibits if exhibit.recipe is not None]
     if len(known) < len(exhibits):
         return None
-    shown = max(exhibits, key=lambda exhibit: _apart(exhibit.candidate, exhibit.reference, 0.0))
-    assert shown.recipe is not None
-    screen, recipe = shown.until(SCREENED_STEPS), shown.recipe
+    shown, recipe = max(known, key=lambda pair: _apart(pair[0].candidate, pair[0].reference))
+    screens = [shown.until(steps) for steps in SCREENED_STEPS]
 
-    def explains(change: Callable[[Recipe], Recipe]) -> bool:
-        return matches(screen, change(recipe), slack) and all(matches(e, change(r), slack) for e, r in known)
+    for combined in itertools.combinations(variations(recipe), changes):
+        fields = [field for variation in combined for field in variation.fields]
 
-    singles = list(variations(recipe))
-    for single in singles:
-        if explains(single.change):
-            return single.sentence()
-    for one, other in itertools.combinations(singles, 2):
-        if not set(one.fields) & set(other.fields) and explains(lambda r, a=one, b=other: b.change(a.change(r))):
-            return f"two things differ. {one.sentence()}. {other.sentence()}"
+        def change(recipe: Recipe, combined: tuple[Variation, ...] = combined) -> Recipe:
+            for variation in combined:
+                recipe = variation.change(recipe)
+            return recipe
+
+        if (
+            len(set(fields)) == len(fields)
+            and all(matches(screen, change(recipe), slack) for screen in screens)
+            and all(matches(exhibit, change(own), slack) for exhibit, own in known)
+        ):
+            sentences = [variation.sentence() for variation in combined]
+            return sentences[0] if changes == 1 else f"{NUMERALS[changes]} things differ. {'. '.join(sentences)}"
     return None
 
 
@@ -246,9 +252,9 @@ def matches(exhibit: Exhibit, recipe: Recipe, slack: float) -> bool:
     return bool((_difference(found, exhibit.candidate) <= allowed).all())
 
 
-def _apart(a: Floats, b: Floats, slack: float) -> float:
+def _apart(a: Floats, b: Floats) -> float:
     with np.errstate(all="ignore"):
-        return float(np.nan_to_num(_difference(a, b) / _size(b), nan=slack, posinf=1e300).max(initial=0))
+        return float(np.nan_to_num(_difference(a, b) / _size(b), posinf=1e300).max(initial=0))
 
 
 def _difference(a: Floats, b: Floats) -> Floats:

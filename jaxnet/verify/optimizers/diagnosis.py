@@ -25,15 +25,17 @@ def of_updates(compared: Sequence[tuple[Comparison, Side]]) -> Verdict:
             verdict = hypothesis(shown, slack)
             if verdict:
                 return verdict
-    sentence = identify(
-        [e._replace(recipe=_recipe(e, side)) for e, (_, side) in zip(exhibits, compared, strict=True)], slack
-    )
+    known = [e._replace(recipe=_recipe(e, side)) for e, (_, side) in zip(exhibits, compared, strict=True)]
+    sentence = identify(known, slack)
     if sentence:
         return "convention", sentence
     pairs = [pair for comparison, _ in compared for pair in comparison.updates if pair.first]
     factors = [pair.factor or np.nan for pair in pairs]
     if np.allclose(factors, factors[0], rtol=1e-6):
         return "scale", f"every update is {factors[0]:.6g} times the reference's"
+    sentence = identify(known, slack, changes=2)
+    if sentence:
+        return "convention", sentence
     if any(not np.isfinite(pair.first.candidate) for pair in pairs if pair.first):
         return "non_finite", "the update is not a number where the reference's is one"
     if all(len(comparison.wrong()) < len(comparison.updates) for comparison, _ in compared):

@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
         stale: whether the direction reads the "first", "second" or "both" moments from before the step; "fresh" is
             Lion's reading the moment from after it.
         ascends: whether θ := θ + u.
-        late: whether the direction is that of the step before.
+        late: whether the update is that of the step before.
     """
 
     rate: Floats
@@ -117,8 +117,6 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
                 d = d + r.decay * theta
             if r.kept == "corrected":
                 m, v = m / _correction(r.correct_first, r.b1, t), v / _correction(r.correct_second, r.b2, t)
-            if r.late:
-                d, before = before, d
             update = alpha * d if r.rate_at == "direction" else d
             if r.trail:
                 trail = r.trail * trail + update
@@ -127,6 +125,8 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
                 update = alpha * update
             if r.decay_at == "update":
                 update = update + r.decay * theta
+            if r.late:
+                update, before = before, update
             updates[step] = update if r.ascends else -update
     return updates
 
