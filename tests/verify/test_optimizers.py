@@ -11,6 +11,7 @@ import pytest
 
 import jaxnet
 from jaxnet.verify import verify_optimizer
+from jaxnet.verify.optimizers import comparison
 from tests.verify.rules import normal
 
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
@@ -304,3 +305,10 @@ def test_number_that_one_setting_hides_is_found():
 
 def test_parameters_of_numpy_and_any_tree():
     verified(REFERENCE, params=[np.ones(2, np.float32), (normal(), None)], steps=4).raise_if_failed()
+
+
+def test_long_runs_are_cut_into_stretches(monkeypatch):
+    monkeypatch.setattr(comparison, "NUMBERS_AT_ONCE", 300)
+    verified(heavy_ball(0.01, 0.9), steps=64).raise_if_failed()
+    finding = verified(changed(lambda u, g, p, count: jnp.where(count > 57, 2 * u, u)), NAMELESS, steps=64).findings[0]
+    assert finding.where.startswith("step 58, ")
