@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -30,12 +32,14 @@ def test_example_of_a_network_runs_as_printed():
     assert float(accuracy[1]) > 90
 
 
-def test_example_of_a_verification_prints_the_report_shown():
+@pytest.mark.parametrize("number", [0, 1], ids=["gradient", "optimizer"])
+def test_example_of_a_verification_prints_the_report_shown(number):
     """But for the numbers at random points and the device."""
-    (shown,) = re.findall(r"```\n(FAILED.*?)```", README, re.DOTALL)
-    printed = printed_by(examples()[1])
-    for line in (line for line in shown.splitlines() if line.startswith(("FAILED", "[1]:", "[2]:"))):
-        assert line in printed.splitlines()
+    shown = re.findall(r"```\n(FAILED.*?)```", README, re.DOTALL)[number]
+    printed = printed_by(examples()[1 + number])
+    explained = [line for line in shown.splitlines() if re.match(r"FAILED|\S+: ", line)]
+    assert len(explained) > 1
+    assert [line for line in explained if line not in printed.splitlines()] == []
     assert [row.split()[:2] for row in shown.splitlines()[2:6]] == [
         row.split()[:2] for row in printed.splitlines()[2:6]
     ]

@@ -152,7 +152,7 @@ def b2_for_both(g, m, v, t, alpha, b1, b2, eps):
     return adam(g, m, v, t, alpha, b2, b2, eps)
 
 
-@planted("convention", "exchanged", of=ADAM)
+@planted("convention", "1 - β₁ stands where β₁ should", of=ADAM)
 def b1_means_the_weight_of_the_gradient(g, m, v, t, alpha, b1, b2, eps):
     """1 - β₁ in place of β₁."""
     return adam(g, m, v, t, alpha, 1 - b1, b2, eps)

@@ -213,7 +213,7 @@ def test_sequences(dtype):
     limits = jnp.finfo(dtype)
     found = sequences(limits)
     assert STEPS > 300
-    assert len(found) == 7
+    assert len(found) == (6 if dtype == "float16" else 7)  # small and tiny are one where squares underflow
     for sequence in found:
         gradients = drawn(sequence)
         assert (gradients == drawn(sequence)).all()

@@ -23,6 +23,8 @@ class StepDifference(NamedTuple):
         """The update and the state after the step."""
         given = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, params)
         after, state = self.step(given, gradients, state)
+        if after is None and not all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params)):
+            raise TypeError("a step that changes params in place needs NumPy's arrays; JAX's cannot be changed")
         return jax.tree.map(lambda new, old: new - old, given if after is None else after, params), state
 
 
@@ -71,7 +73,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _as_numpy(value: Any) -> Any:
-    return np.array(value) if hasattr(value, "numpy") else value
+    return value.detach().numpy().copy() if hasattr(value, "detach") else value
 
 
 def from_torch(make: Callable[[Sequence[Any]], Any]) -> GradientTransformation:

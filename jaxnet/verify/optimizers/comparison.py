@@ -14,6 +14,7 @@ from jaxnet.verify.optimizers.conventions import Exhibit
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.fields import Field, fields
 from jaxnet.verify.optimizers.program import Program, Steps, called_steps, compiled_steps, traced
+from jaxnet.verify.optimizers.recognition import all_parts
 from jaxnet.verify.optimizers.sequences import sequences
 from jaxnet.verify.optimizers.truth import Truth, called_truth, start, truth
 from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, in_words, is_float, spacing
@@ -40,6 +41,15 @@ class Side(NamedTuple):
     program: Program | None
     array: Callable[[Any], Any]
 
+    def computes_in(self) -> float:
+        """One unit in the last place of the narrowest dtype in its program; 0 if there is none."""
+        return self.program.narrowest() if self.program else 0.0
+
+    def holds(self) -> float:
+        """The same for the numbers that it closes over, such as a learning rate that is an array."""
+        held = [number for part in all_parts(self.optimizer) for number in jax.tree.leaves(part.held)]
+        return max((spacing(number.dtype) for number in held if is_float(number)), default=0.0)
+
 
 class Comparison(NamedTuple):
     """What came of it.
@@ -50,7 +60,7 @@ class Comparison(NamedTuple):
         candidate: the fields of its state.
         reference: the fields of its state.
         exhibit: a few elements of every leaf, over all sequences side by side.
-        columns: which leaf each element of the exhibit is of.
+        columns: for each element of the exhibit its leaf and its number among those shown of all leaves.
         float64: whether the candidate ran in float64.
     """
 
@@ -130,12 +140,12 @@ def compare(candidate: Side, reference: Side, own: Side | None, trial: Trial, na
     """
     leaves = jax.tree.leaves(trial.parameters)
     pairs = {
-        (c, r): Pair()
+        (c, r): Pair(trial.unit)
         for c, one in enumerate(candidate.fields)
         for r, other in enumerate(reference.fields)
         if one.alike(other)
     }
-    updates = [Pair() for _ in leaves]
+    updates = [Pair(trial.unit) for _ in leaves]
     picked = [_picked(leaf.size) for leaf in leaves]
     rows: Leaves = []
     limits = jnp.finfo(max((leaf.dtype for leaf in leaves), key=spacing))
@@ -159,7 +169,8 @@ def compare(candidate: Side, reference: Side, own: Side | None, trial: Trial, na
             shown.append(np.stack([_shown(group, picked) for group in given]))
         rows.append(np.concatenate(shown, axis=1))
     exhibit = Exhibit(None, *np.concatenate(rows, axis=2))
-    columns = np.tile(np.repeat(np.arange(len(picked)), [len(p) for p in picked]), len(rows))
+    leaf_of = np.repeat(np.arange(len(picked)), [len(p) for p in picked])
+    columns = np.tile(np.stack([leaf_of, np.arange(len(leaf_of))]), len(rows))
     return Comparison(updates, pairs, candidate.fields, reference.fields, exhibit, columns, trial.float64)
 
 
@@ -188,25 +199,32 @@ def _run(
     for first in range(0, trial.steps, chunk):
         rows = [next(gradients) for _ in range(chunk)]
         stacks = [np.stack(column) for column in zip(*rows, strict=True)]
-        given = [stack.astype(leaf.dtype) for stack, leaf in zip(stacks, leaves, strict=True)]
+        given = _narrowed(stacks, leaves)
         with in_float64():
             widened = [leaf.astype(np.float64) for leaf in given]
             if reference.program is not None:
                 carry = carry or start(jax.tree.leaves(reference.state), exact)
-                carry, true = truth(reference.program, carry, widened, generator, trial.unit)
+                carry, true = truth(reference.program, carry, widened, generator, trial.unit, trial.limit)
             else:
                 begun = (reference.optimizer, reference.array, treedef, reference.state)
                 carry, true = called_truth(*begun, exact, carry, widened, generator, trial.unit)
-        before = [p.astype(leaf.dtype) for p, leaf in zip(true.parameters, leaves, strict=True)]
+        before = _narrowed(true.parameters, leaves)
         with in_float64() if trial.float64 else as_the_user_runs_it():
             try:
                 state, found = _steps(candidate, treedef, state, given, before)
             except Exception as error:
                 raise CandidateError(in_words(error)) from error
             if own:
-                own_state, loss = _steps(own, treedef, own_state, given, before)
+                with jax.numpy_dtype_promotion("standard"):
+                    own_state, loss = _steps(own, treedef, own_state, given, before)
                 true = true.with_losses(loss)
         yield first, found, true
+
+
+def _narrowed(stacks: Leaves, leaves: Leaves) -> Leaves:
+    """In the dtypes of the leaves, which may not hold them."""
+    with np.errstate(over="ignore"):
+        return [stack.astype(leaf.dtype) for stack, leaf in zip(stacks, leaves, strict=True)]
 
 
 def _steps(side: Side, treedef: Any, state: Any, gradients: Leaves, parameters: Leaves) -> tuple[Any, Steps]:

@@ -106,7 +106,8 @@ NUMBERS = {
 }
 SCREENED_STEPS = (4, 24)
 NUMERALS = {2: "two"}
-IN_FLOAT64, IN_OWN_DTYPE = 1e-8, 1e-2
+LATE = 32  # steps after which pairs of changes are not looked for: every one is simulated from the start
+IN_FLOAT64, IN_OWN_DTYPE = 1e-9, 1e-3
 OF_THE_DIFFERENCE = 1e-4
 
 
@@ -224,7 +225,10 @@ def identify(exhibits: Sequence[Exhibit], slack: float, *, changes: int = 1) -> 
     if len(known) < len(exhibits):
         return None
     shown, recipe = max(known, key=lambda pair: _apart(pair[0].candidate, pair[0].reference))
-    screens = [shown.until(steps) for steps in SCREENED_STEPS]
+    start = _first_step_apart(shown, slack)
+    if start is None or (changes > 1 and start > LATE):
+        return None
+    screens = [shown.until(start + steps) for steps in SCREENED_STEPS]
 
     for combined in itertools.combinations(variations(recipe), changes):
         fields = [field for variation in combined for field in variation.fields]
@@ -255,6 +259,15 @@ def matches(exhibit: Exhibit, recipe: Recipe, slack: float) -> bool:
 def _apart(a: Floats, b: Floats) -> float:
     with np.errstate(all="ignore"):
         return float(np.nan_to_num(_difference(a, b) / _size(b), posinf=1e300).max(initial=0))
+
+
+def _first_step_apart(exhibit: Exhibit, slack: float) -> int | None:
+    """The step from which the elements shown differ; None where they do not."""
+    with np.errstate(all="ignore"):
+        apart = ~(np.abs(exhibit.candidate - exhibit.reference) <= slack * _size(exhibit.reference))
+    apart &= ~(np.isnan(exhibit.candidate) & np.isnan(exhibit.reference))
+    steps = np.flatnonzero(apart.any(axis=1))
+    return int(steps[0]) if len(steps) else None
 
 
 def _difference(a: Floats, b: Floats) -> Floats:

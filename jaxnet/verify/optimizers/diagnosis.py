@@ -31,8 +31,13 @@ def of_updates(compared: Sequence[tuple[Comparison, Side]]) -> Verdict:
         return "convention", sentence
     pairs = [pair for comparison, _ in compared for pair in comparison.updates if pair.first]
     factors = [pair.factor or np.nan for pair in pairs]
-    if np.allclose(factors, factors[0], rtol=1e-6):
-        return "scale", f"every update is {factors[0]:.6g} times the reference's"
+    if np.allclose(factors, factors[0], rtol=slack):
+        beside_1 = factors[0] - 1
+        near = f"1 {'+' if beside_1 > 0 else '-'} {abs(beside_1):.2g}"
+        factor = near if abs(beside_1) < 1e-3 else f"{factors[0]:.6g}"
+        return "scale", f"every update is {factor} times the reference's"
+    if all(_some_right(comparison, slack) for comparison, _ in compared if comparison.wrong()):
+        return "partial", "some elements are wrong where others are right"
     sentence = identify(known, slack, changes=2)
     if sentence:
         return "convention", sentence
@@ -43,9 +48,16 @@ def of_updates(compared: Sequence[tuple[Comparison, Side]]) -> Verdict:
     return "unknown", "the updates are others, and no convention that is known here explains it"
 
 
+def _some_right(comparison: Comparison, slack: float) -> bool:
+    """Whether some elements of the wrong leaves are right in every sequence."""
+    e, (leaf, element) = comparison.exhibit, comparison.columns
+    right = np.isclose(e.candidate, e.reference, rtol=slack, atol=0, equal_nan=True).all(axis=0)
+    return bool(set(element[np.isin(leaf, comparison.wrong())]) - set(element[~right]))
+
+
 def _wrong_elements(comparison: Comparison) -> Exhibit:
     """The exhibit's elements of leaves that are wrong somewhere."""
-    chosen = np.isin(comparison.columns, comparison.wrong())
+    chosen = np.isin(comparison.columns[0], comparison.wrong())
     e = comparison.exhibit
     return Exhibit(None, *(part[:, chosen] for part in (e.gradients, e.parameters, e.candidate, e.reference)))
 

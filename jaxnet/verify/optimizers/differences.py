@@ -35,6 +35,7 @@ class Pair:
     """A leaf of the candidate beside a leaf of the reference, over all that was run.
 
     Attributes:
+        unit: one unit in the last place of what the candidate computes in.
         units: the largest error in units of rounding.
         first: where they differ first, in the sequence where it stands out most; None while they are equal.
         ratio: the least and the largest candidate/expected seen.
@@ -42,6 +43,7 @@ class Pair:
         places: the sequences in which they differ.
     """
 
+    unit: float = 0.0
     units: float = 0.0
     first: Difference | None = None
     ratio: tuple[float, float] = (np.inf, -np.inf)
@@ -69,8 +71,9 @@ class Pair:
     def factor(self) -> float | None:
         """k where the candidate's leaf is k times the reference's throughout, and k is not 1."""
         low, high = self.ratio
-        same = np.isfinite(low) and abs(high - low) <= 1e-6 * abs(high) and abs(high - 1) > 1e-6
-        return (low + high) / 2 if same else None
+        middle, spread = (low + high) / 2, high - low
+        same = np.isfinite(middle) and spread <= max(256 * self.unit * abs(middle), 1e-3 * abs(middle - 1))
+        return middle if same and abs(middle - 1) > 8 * spread else None
 
     @property
     def shift(self) -> float | None:
@@ -86,7 +89,7 @@ def _widened(seen: tuple[float, float], values: Floats) -> tuple[float, float]:
 def _units(found: Floats, expected: Floats, noise: Floats) -> Floats:
     """For each step the largest error, over the leaf's largest noise; 0 where the right number is not known."""
     axes = tuple(range(1, expected.ndim))
-    judged = np.isfinite(expected)
+    judged = np.isfinite(expected) & np.isfinite(noise)
     with np.errstate(all="ignore"):
         error = np.where(judged, np.where(found == expected, 0, np.abs(found - expected)), 0)
         error = np.where(np.isnan(error), np.inf, error).max(axis=axes, initial=0)
@@ -95,7 +98,7 @@ def _units(found: Floats, expected: Floats, noise: Floats) -> Floats:
 
 
 def _difference(where: str, step: int, found: Floats, expected: Floats, noise: Floats) -> Difference:
-    judged = np.isfinite(expected)
+    judged = np.isfinite(expected) & np.isfinite(noise)
     with np.errstate(all="ignore"):
         distance = np.where(judged, np.nan_to_num(np.abs(found - expected), nan=np.inf), -1)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(distance)), distance.shape))

@@ -49,8 +49,12 @@ def _judged(candidate: Any, parameters: Any, given: Any, array: Callable[[Any], 
     first, state = candidate.update(gradients, copy.deepcopy(start), parameters)
     again, _ = candidate.update(gradients, copy.deepcopy(start), parameters)
     _, later = candidate.update(gradients, copy.deepcopy(state), parameters)
-    findings = [*_updates(first, parameters), *_state(start, state, later)]
-    findings += [Finding("updates", "impure", text) for text in _impure(given, gradients, first, again)]
+    findings = [*_numbers(start), *_updates(first, parameters)]
+    if not findings:
+        findings += _state(start, state, later)
+    findings += [
+        Finding("updates", "impure", text) for text in _impure(jax.tree.map(array, given), gradients, first, again)
+    ]
     if findings:
         return Form(tuple(findings), array)
     try:
@@ -76,6 +80,19 @@ def _updates(updates: Any, parameters: Any) -> list[Finding]:
             text = f"the update is {jnp.asarray(update).dtype}, the parameter {parameter.dtype}"
             findings.append(Finding(place, "dtype", text))
     return findings
+
+
+def _numbers(state: Any) -> list[Finding]:
+    """Whether every leaf of the state is a number or an array of them."""
+    others = [
+        (path, leaf)
+        for path, leaf in tree_leaves_with_path(state)
+        if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind not in "biufcV"
+    ]
+    return [
+        Finding(f"state{keystr(path)}", "structure", f"the state may hold arrays only, got {type(leaf).__name__}")
+        for path, leaf in others
+    ]
 
 
 def _state(start: Any, state: Any, later: Any) -> list[Finding]:

@@ -101,13 +101,14 @@ def _of_partial(function: Any, seen: set[int]) -> Iterator[Part]:
 def recipe_of(optimizer: Any, steps: int) -> Recipe | None:
     """What the optimizer's functions say it is; None where they say too little."""
     recipe = None
-    for part in _all_parts(optimizer):
+    for part in all_parts(optimizer):
         for recognize in RECOGNIZED.get(part.name, ()):
             recipe = recognize(recipe or Recipe(np.ones(steps + 2)), part, steps)
     return recipe or _by_names(optimizer, steps)
 
 
-def _all_parts(optimizer: Any) -> list[Part]:
+def all_parts(optimizer: Any) -> list[Part]:
+    """Everything that an optimizer is made of."""
     seen: set[int] = set()
     return [*parts(optimizer.init, seen), *parts(optimizer.update, seen)]
 
@@ -121,7 +122,7 @@ def _rates(rate: Any, steps: int) -> Floats:
 
 def _by_names(optimizer: Any, steps: int) -> Recipe | None:
     """A plain closure: what it is follows from the names of its numbers."""
-    part = Part("", {name: value for part in _all_parts(optimizer) for name, value in part.held.items()})
+    part = Part("", {name: value for part in all_parts(optimizer) for name, value in part.held.items()})
     held = part.held
     rate = next((held[name] for name in NAMES["learning_rate"] if name in held), None)
     if rate is None:

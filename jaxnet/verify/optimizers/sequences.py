@@ -60,7 +60,7 @@ def sequences(limits: Any) -> list[Sequence]:
     """Gradients whose squares the dtype with these `jnp.finfo` can hold: ordinary, small, tiny, huge, sparse, mixed."""
     small, tiny = (max(size, 4 * float(limits.tiny) ** 0.5) for size in (1e-4, 1e-8))
     huge = min(1e6, 0.05 * float(limits.max) ** 0.5)
-    return [
+    found = [
         Sequence("ordinary gradients", _constant(1.0)),
         Sequence("gradients of one sign", _constant(1.0), mean=3.0),
         Sequence(f"gradients of size {small:.0e}", _constant(small)),
@@ -69,3 +69,4 @@ def sequences(limits: Any) -> list[Sequence]:
         Sequence("sparse gradients with pauses", _with_pauses, sparsity=0.7),
         Sequence("gradients of changing size", _over_all_sizes(small, min(huge, 1e3))),
     ]
+    return list({sequence.name: sequence for sequence in found}.values())

@@ -53,7 +53,7 @@ class Truth(NamedTuple):
 def _or_lost(noise: Leaves, exact: Leaves, own: Leaves) -> Leaves:
     """The noise, or the error where that is larger: infinite where the dtype cannot hold the number."""
     with np.errstate(all="ignore"):
-        errors = [np.nan_to_num(np.abs(o - e), nan=np.inf) for o, e in zip(own, exact, strict=True)]
+        errors = [np.nan_to_num(np.abs(o - e), nan=np.inf, posinf=np.inf) for o, e in zip(own, exact, strict=True)]
     return [np.maximum(n, error) for n, error in zip(noise, errors, strict=True)]
 
 
@@ -163,21 +163,23 @@ def start(state: Leaves, parameters: Leaves) -> Any:
 
 
 def truth(
-    program: Program, carry: Any, gradients: Leaves, generator: np.random.Generator, unit: float
+    program: Program, carry: Any, gradients: Leaves, generator: np.random.Generator, unit: float, limit: float
 ) -> tuple[Any, Truth]:
     """What the reference does in float64, and what rounding to a `unit` in the last place explains; the carry first.
 
-    Half of the perturbed copies are moved by four units, lest none sees a sign that is about to change.
+    Half of the perturbed copies are moved by four units, lest none sees a sign that is about to change. Decay rates
+    are rounded once, not in every step: `limit` times their noise is one unit.
     """
     state, parameters = carry
     leaves = [*(leaf[0] for leaf in gradients), *(leaf[0] for leaf in state), *(leaf[0] for leaf in parameters)]
     compiled = _nudged(program, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves))
     steps, count, columns = len(gradients[0]), len(parameters[0]) - 1, len(compiled.spacings)
-    signs = generator.integers(0, 2, (steps, count, columns), np.int8) * 2 - 1
+    signs = generator.integers(0, 2, (steps, count, columns)) * 2 - 1
     signs[:, :, : compiled.decays] = signs[:1, :, : compiled.decays]
     units = np.maximum(np.round(unit / compiled.spacings), 1)
     nudges = np.zeros((steps, 1 + count, columns), np.int64)
     nudges[:, 1:] = signs * _sizes(count)[:, None] * units
+    nudges[:, 1:, : compiled.decays] = signs[:, :, : compiled.decays] * max(round(unit / DOUBLE / limit), 1)
     carry, (before, *results) = compiled.run(carry, gradients, nudges)
     return carry, Truth(gradients, as_numpy(before), *map(as_numpy, results))
 

@@ -156,16 +156,16 @@ def _comparison(setting: Setting, reference: Side, trial: Trial, array: Any, not
             candidate = begin(setting.candidate(), trial.parameters, array)
         except Exception as error:
             raise CandidateError(in_words(error)) from error
-        own = None if trial.float64 else begin(setting.reference(), trial.parameters)
+        with jax.numpy_dtype_promotion("standard"):
+            own = None if trial.float64 else begin(setting.reference(), trial.parameters)
     found = compare(candidate, reference, own, trial, setting.name)
-    if trial.unit == DOUBLE and candidate.program is not None and _wrong(found):
-        narrow = candidate.program.narrowest()
-        usual = reference.program.narrowest() if reference.program is not None else DOUBLE
-        if narrow > max(usual, DOUBLE):
+    if trial.unit == DOUBLE and _wrong(found):
+        narrow = max(candidate.computes_in(), candidate.holds(), reference.holds())
+        if narrow > max(reference.computes_in(), DOUBLE):
             # What computes in a narrower dtype inside is judged by that dtype's rounding.
             again = compare(candidate, reference, None, trial._replace(unit=narrow), setting.name)
             if not _wrong(again):
-                notes.append("the candidate computes in a narrower dtype inside, and is judged by its rounding")
+                notes.append("a number or a result inside is of a narrower dtype, whose rounding is allowed for")
                 return again
     return found
 
