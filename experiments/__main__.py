@@ -32,10 +32,10 @@ def _refuse(message: str) -> typer.Exit:
 
 
 def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
-    """Runs the experiments; exit code 1 if a claim does not hold."""
+    """Runs the experiments; exit code 1 if a claim does not hold or an experiment fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        verdicts = [runner.run(name, options, out, console) for name in names]
+        verdicts = [record.holds is True for record in runner.run_all(names, options, out, console)]
     except (DataError, OSError) as error:
         raise _refuse(str(error)) from error
     except KeyboardInterrupt:

@@ -14,7 +14,8 @@ from experiments.figures import COLOURS
 
 CLAIM = (
     "Networks trained by hand-derived gradients classify pictures: 3-2-1 sigmoid neurons tell a 3 from other digits "
-    "(with --data, a cat from other things) better than the most frequent answer; 64-32-10 ReLU neurons tell all ten."
+    "(with --data, a cat from other things) better than the most frequent answer; 64-32-10 ReLU neurons tell all ten "
+    "(S2, S3, S12)."
 )
 
 SHOWN = 10

@@ -1,11 +1,12 @@
-"""Runs experiments one after another: progress, a table of the measured numbers, a figure and a JSON file for each."""
+"""Runs experiments: progress, the measured numbers, a figure and a JSON file for each, and one page of all."""
 
 import importlib
 import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rich.progress import track
 from rich.table import Table
 
 from experiments import experiment as model
+from experiments.data import DataError
 from experiments.experiment import Experiment, Options, Result
+from experiments.report import Record, write
 
 BY_DEFAULT = ("logistic_regression", "image_classifier", "gradient_check")
 NAMES = (*BY_DEFAULT, "verification_power", "optimizers_vs_optax", "benchmark")
@@ -28,10 +31,26 @@ def load(name: str) -> Experiment:
     return importlib.import_module(f"experiments.{name}")  # pyright: ignore[reportReturnType]
 
 
-def run(name: str, options: Options, folder: Path, console: Console) -> bool:
-    """Runs one experiment, shows and saves what it measured, and says whether its claim holds."""
+def run_all(names: Sequence[str], options: Options, folder: Path, console: Console) -> list[Record]:
+    """Runs experiments one after the other; one that fails is reported and does not stop the others."""
+    records = []
+    for number, name in enumerate(names, start=1):
+        console.rule(f"[bold]{name}[/] {number} of {len(names)}", align="left")
+        try:
+            records.append(run(name, options, folder, console))
+        except DataError:
+            raise
+        except Exception:
+            console.print_exception()
+            records.append(Record(name, load(name).CLAIM, None, error=traceback.format_exc(limit=-3)))
+    command = f"python -m experiments run {{name}} --seeds {options.seeds}{' --quick' * options.quick}"
+    console.print(f"Report: {write(records, folder, command)}", highlight=False)
+    return records
+
+
+def run(name: str, options: Options, folder: Path, console: Console) -> Record:
+    """Runs one experiment, shows and saves what it measured."""
     experiment = load(name)
-    console.rule(f"[bold]{name}", align="left")
     console.print(experiment.CLAIM)
 
     def show(steps: Iterable[Any], description: str) -> Iterable[Any]:
@@ -42,10 +61,10 @@ def run(name: str, options: Options, folder: Path, console: Console) -> bool:
     seconds = time.perf_counter() - started
     for table in (_measurements(result), *map(_table, result.tables)):
         console.print(table)
-    figure = _save(name, experiment, result, options, seconds, folder)
-    verdict = "[green]holds" if result.holds else "[red]does not hold"
-    console.print(f"The claim [bold]{verdict}[/]. {seconds:.1f} s. Figure: {figure}\n", highlight=False)
-    return result.holds
+    record = _save(name, experiment, result, options, seconds, folder)
+    verdict = "[green]holds" if record.holds else "[red]does not hold"
+    console.print(f"The claim [bold]{verdict}[/]. {seconds:.1f} s. Figure: {folder / name}.svg\n", highlight=False)
+    return record
 
 
 def _measurements(result: Result) -> Table:
@@ -63,15 +82,15 @@ def _table(numbers: model.Table) -> Table:
     return table
 
 
-def _save(name: str, experiment: Experiment, result: Result, options: Options, seconds: float, folder: Path) -> Path:
-    """Writes NAME.svg and NAME.json, which holds every number of the figure; returns the figure's path."""
+def _save(name: str, experiment: Experiment, result: Result, options: Options, seconds: float, folder: Path) -> Record:
+    """Writes NAME.svg and NAME.json, which holds every number of the figure."""
     from experiments import figures
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
     figures.save(lambda: experiment.plot(result), path)
     device = jax.devices()[0]
-    record = {
+    numbers = {
         "experiment": name,
         "claim": experiment.CLAIM,
         "holds": result.holds,
@@ -85,9 +104,11 @@ def _save(name: str, experiment: Experiment, result: Result, options: Options, s
         "device": f"{device.platform}: {device.device_kind}",
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "numpy", "optax")},
     }
-    text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+    numbers = _plain(numbers)
+    text = json.dumps(numbers, ensure_ascii=False, allow_nan=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    return path
+    shows = " ".join((experiment.plot.__doc__ or "").split())
+    return Record(name, experiment.CLAIM, result.holds, shows, numbers)
 
 
 def _plain(value: Any) -> Any:

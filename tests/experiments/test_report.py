@@ -1,0 +1,78 @@
+"""The page of all that was measured: self-contained, escaped, and there for what fails too."""
+
+import re
+import types
+
+import jax
+from matplotlib.figure import Figure
+from rich.console import Console
+from typer.testing import CliRunner
+
+from experiments import runner
+from experiments.__main__ import app
+from experiments.experiment import Options, Result, Table, at_most
+from experiments.report import Record
+
+
+def experiment(run):
+    def plot(result):
+        """A line, <b>drawn</b>."""
+        figure = Figure()
+        figure.subplots().plot([0, 1])
+        return figure
+
+    return types.SimpleNamespace(CLAIM="It is <i>small</i> & true (S3, S5 to S7).", run=run, plot=plot)
+
+
+def measured(value):
+    table = Table("More <numbers>", ("name", "number"), (("a & b", 2.5),))
+    return lambda options, track: Result((at_most("difference <x>", value, 1.0),), {}, (table,))
+
+
+def broken(options, track):
+    raise RuntimeError("no <such> thing")
+
+
+EXPERIMENTS = {"first": experiment(measured(0.5)), "second": experiment(broken), "third": experiment(measured(2.0))}
+
+
+def page_of(names, folder, monkeypatch):
+    monkeypatch.setattr(runner, "load", EXPERIMENTS.__getitem__)
+    records = runner.run_all(names, Options(jax.random.key(0), seeds=3), folder, Console(quiet=True))
+    return records, (folder / "index.html").read_text()
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    records, page = page_of(["first", "second", "third"], tmp_path, monkeypatch)
+    assert [record.holds for record in records] == [True, None, False]
+    assert "1 of 3 claims hold" in page
+    assert "no &lt;such&gt; thing" in page
+    assert page.count('<p>The claim <span class="holds">holds') == 1
+    assert page.count('<p>The claim <span class="fails">does not hold') == 1
+
+
+def test_the_page_needs_no_other_file_and_escapes_every_text(tmp_path, monkeypatch):
+    _, page = page_of(["first", "third"], tmp_path, monkeypatch)
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert {address.split(":")[0].split("#")[0] for address in addresses} == {"", "data"}
+    for text in ("&lt;i&gt;small&lt;/i&gt; &amp; true", "difference &lt;x&gt;", "More &lt;numbers&gt;", "a &amp; b"):
+        assert text in page
+    assert page.count('alt="A line, &lt;b&gt;drawn&lt;/b&gt;."') == 2
+    assert "python -m experiments run first --seeds 3" in page
+
+
+def test_statements_are_read_off_the_claim():
+    assert Record("x", "One (S3, S5 to S7). Another (S12) of S99.", True).statements == [3, 5, 6, 7, 12]
+
+
+def test_statements_lead_to_their_experiments(tmp_path, monkeypatch):
+    _, page = page_of(["first"], tmp_path, monkeypatch)
+    assert re.findall(r"<li>S(\d+):\n<a href=\"#(\w+)\"", page) == [(n, "first") for n in ("3", "5", "6", "7")]
+
+
+def test_a_failure_is_exit_code_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "load", EXPERIMENTS.__getitem__)
+    monkeypatch.setattr(runner, "BY_DEFAULT", ("second", "first"))
+    result = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert (tmp_path / "first.svg").exists()
