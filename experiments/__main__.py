@@ -14,7 +14,7 @@ from experiments.experiment import Options
 
 app = typer.Typer(
     add_completion=False,
-    help="The lecture's claims as measured experiments. Without a command they run, but for the benchmark.",
+    help="The lecture's claims as measured experiments. Without a command some run; `list` names them all.",
     pretty_exceptions_enable=False,
 )
 console = Console()
@@ -48,7 +48,7 @@ def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context, out: Out = Path("results"), seeds: Seeds = 5, quick: Quick = False) -> None:
-    """Runs the experiments (the benchmark only where it is named), unless a command is given."""
+    """Runs the shorter experiments, unless a command is given; `run` runs any of them."""
     if context.invoked_subcommand is None:
         _run(runner.BY_DEFAULT, Options(jax.random.key(0), seeds, quick), out)
 

