@@ -1,0 +1,56 @@
+"""An output activation keeps the target's range at no loss; another range turns the verdict."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnet
+from experiments import output_activations
+from experiments.experiment import Options
+
+OPTIONS = Options(jax.random.key(0), seeds=2, quick=True)
+KEYS = jax.random.split(OPTIONS.key, OPTIONS.seeds)
+
+
+def steps(steps, description):
+    return steps
+
+
+@pytest.fixture(scope="module")
+def result():
+    return output_activations.run(OPTIONS, steps)
+
+
+def test_quick_run_holds_and_draws(result):
+    assert result.holds
+    assert len(output_activations.plot(result).axes) == 6
+
+
+def test_errors_are_those_of_the_right_examples(result):
+    task = output_activations.bandit([0, 1])
+    constant = np.sqrt(((task.truth - task.truth.mean(axis=1, keepdims=True)) ** 2).mean(axis=1))
+    assert (result.drawn["tasks"]["reward of an action"]["error"]["matched"] < constant / 2).all()
+
+
+@pytest.mark.parametrize("make", output_activations.TASKS.values())
+def test_targets_lie_in_their_range(make):
+    task = make([0, 1])
+    for targets in (task.y, task.truth):
+        assert (targets >= task.low).all()
+        assert (targets <= task.high).all()
+
+
+def broken(name, loss):
+    task = output_activations.TASKS[name]([0, 1])._replace(loss=loss)
+    return [m.holds for m in output_activations.judge(name, task, KEYS, steps=100)[0]]
+
+
+def test_a_range_that_misses_targets_turns_the_verdict():
+    within, near, _ = broken("reward of an action", jaxnet.squared_error_through(jaxnet.sigmoid))
+    assert within
+    assert not near
+
+
+def test_a_linear_output_turns_the_verdict():
+    within, _, _ = broken("reward of an action", jaxnet.squared_error)
+    assert not within
