@@ -32,6 +32,8 @@ BY_NAME = (
     "momentum",
     "optimizers",
     "activation_functions",
+    "output_activations",
+    "input_normalization",
     "verification_power",
     "optimizers_vs_optax",
     "benchmark",
