@@ -19,7 +19,8 @@ from jaxnet import initializers
 CLAIM = (
     "One neuron's z has n times the variance of its weights (S16). Through fifty layers variances follow their theory: "
     "He's 2/n keeps both z and gradient for ReLU, LeCun's 1/n nearly for tanh, Glorot's 2/(n_in + n_out) stands "
-    "between forward and backward; other scales vanish or explode. A ReLU network trains best from He's, a tanh network "
+    "between forward and backward; other scales vanish or explode. A ReLU network trains best from He's, a "
+    "tanh network "
     "from LeCun's and He's; a deep sigmoid network loses its gradient under either and trains under neither (S17)."
 )
 
