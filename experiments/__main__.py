@@ -1,5 +1,7 @@
 """The command: `python -m experiments`, `python -m experiments list`, `python -m experiments run NAME`."""
 
+import enum
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +21,28 @@ app = typer.Typer(
 )
 console = Console()
 
+MOST_JOBS = 4  # each holds about a gigabyte
+
+
+class Platform(enum.StrEnum):
+    """Where JAX can compute."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    TPU = "tpu"
+
+
 Out = Annotated[Path, typer.Option(help="Where figures and numbers are written.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Repetitions, where chance plays a part.")]
+Where = Annotated[Platform | None, typer.Option(help="Where to compute; by default where JAX does.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A smaller run, for a look.")]
-DATA_HELP = "An h5 file of pictures, or a folder with cat/ and non_cat/, instead of the experiment's own data."
+JOBS_HELP = (
+    f"How many run at a time. By default one for each core of a CPU, at most {MOST_JOBS}, and 1 on a GPU or TPU."
+)
+DATA_HELP = (
+    "Other data than the experiment's own: for image_classifier an h5 file of pictures or a folder with cat/ and "
+    "non_cat/, for output_activations the word california."
+)
 
 
 def _refuse(message: str) -> typer.Exit:
@@ -31,11 +51,22 @@ def _refuse(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
+def _use(platform: Platform | None) -> None:
+    """Decides where JAX computes, in this process and in those that it starts."""
+    if platform is not None:
+        os.environ["JAX_PLATFORMS"] = platform.value
+        jax.config.update("jax_platforms", platform.value)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise _refuse(f"JAX finds no device: {error}") from error
+
+
+def _run(tasks: dict[str, Options], out: Path, jobs: int = 1) -> None:
     """Runs the experiments; exit code 1 if a claim does not hold or an experiment fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        verdicts = [record.holds is True for record in runner.run_all(names, options, out, console)]
+        verdicts = [record.holds is True for record in runner.run_all(tasks, out, console, jobs)]
     except (DataError, OSError) as error:
         raise _refuse(str(error)) from error
     except KeyboardInterrupt:
@@ -47,10 +78,22 @@ def _run(names: tuple[str, ...], options: Options, out: Path) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def everything(context: typer.Context, out: Out = Path("results"), seeds: Seeds = 5, quick: Quick = False) -> None:
-    """Runs the shorter experiments, unless a command is given; `run` runs any of them."""
+def everything(
+    context: typer.Context,
+    out: Out = Path("results"),
+    seeds: Seeds = 5,
+    quick: Quick = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
+    platform: Where = None,
+) -> None:
+    """Runs all experiments but the benchmark, the longest in a quick form, unless a command is given."""
     if context.invoked_subcommand is None:
-        _run(runner.BY_DEFAULT, Options(jax.random.key(0), seeds, quick), out)
+        _use(platform)
+        if jobs is None:
+            jobs = min(os.cpu_count() or 1, MOST_JOBS) if jax.default_backend() == "cpu" else 1
+        names = runner.BY_DEFAULT
+        options = Options(jax.random.key(0), seeds, quick)
+        _run({name: options._replace(quick=quick or name in runner.REDUCED) for name in names}, out, jobs)
 
 
 @app.command("list")
@@ -70,15 +113,17 @@ def run_experiment(
     quick: Quick = False,
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
     test_data: Annotated[Path | None, typer.Option(help="Its test set, if not found beside it.")] = None,
+    platform: Where = None,
 ) -> None:
     """Runs one experiment."""
     if name not in runner.NAMES:
         raise _refuse(f"no experiment is named {name!r}; there are {', '.join(runner.NAMES)}")
-    if data is not None and name != "image_classifier":
-        raise _refuse(f"{name} runs on its own data; only image_classifier takes --data")
+    if data is not None and name not in runner.TAKE_DATA:
+        raise _refuse(f"{name} runs on its own data; only {' and '.join(runner.TAKE_DATA)} take --data")
     if test_data is not None and data is None:
         raise _refuse("--test-data goes with --data")
-    _run((name,), Options(jax.random.key(0), seeds, quick, data, test_data), out)
+    _use(platform)
+    _run({name: Options(jax.random.key(0), seeds, quick, data, test_data)}, out)
 
 
 if __name__ == "__main__":

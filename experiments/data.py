@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.datasets import fetch_california_housing, load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 
 LARGEST_FILE = 1 << 30
@@ -41,6 +41,21 @@ def digits(seed: int) -> Split:
     """1797 handwritten digits of 8×8 grey levels from 0 to 1. 20% of them to test on."""
     bunch: Any = load_digits()
     return _split(bunch.images / 16, bunch.target, 0.2, seed)
+
+
+def california_housing() -> tuple[np.ndarray, np.ndarray]:
+    """20640 districts, 8 features, and the median house value, 0.15 to 5 hundred thousand dollars.
+
+    scikit-learn downloads it once and keeps it.
+
+    Raises:
+        DataError: if it is not kept and cannot be downloaded.
+    """
+    try:
+        x, y = fetch_california_housing(return_X_y=True, n_retries=0)
+    except OSError as error:
+        raise DataError(f"California housing is not on this machine and could not be downloaded: {error}") from error
+    return np.asarray(x), np.asarray(y)
 
 
 def pictures(path: Path, test_path: Path | None, seed: int) -> Split:

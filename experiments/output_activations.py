@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
 
 import jaxnet
-from experiments.data import breast_cancer
+from experiments.data import DataError, breast_cancer, california_housing
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, GREY, ORANGE
 
@@ -59,19 +59,25 @@ def tumours(seeds: list[int]) -> Task:
 
 
 def diabetes(seeds: list[int], over: float = 0.0) -> Task:
-    """Disease progression after a year, scikit-learn's diabetes data, 25 to 346: its excess over so much, in hundreds.
+    """Disease progression after a year, 25 to 346 in scikit-learn's diabetes data: its excess over so much."""
+    x, y = map(np.asarray, load_diabetes(return_X_y=True))
+    return _quantity("progression (hundreds)", x, np.maximum(y - over, 0) / 100, seeds)
 
-    30% of the patients to test on.
-    """
-    x, y = load_diabetes(return_X_y=True)
-    y = np.maximum(np.asarray(y) - over, 0) / 100
+
+def california(seeds: list[int]) -> Task:
+    """The median house value of a district, in hundreds of thousands of dollars."""
+    return _quantity("value (100 000 $)", *california_housing(), seeds)
+
+
+def _quantity(unit: str, x: np.ndarray, y: np.ndarray, seeds: list[int]) -> Task:
+    """A target in [0, ∞); 30% of the examples to test on."""
     splits = []
     for seed in seeds:
         order = np.random.default_rng(seed).permutation(len(x))
         test, train = np.split(order, [len(x) * 3 // 10])
         splits.append(_standardized(x[train], y[train], x[test], y[test]))
     loss = jaxnet.squared_error_through(jaxnet.relu)
-    return Task("ReLU", 0, np.inf, "progression (hundreds)", loss, *map(np.stack, zip(*splits, strict=True)))
+    return Task("ReLU", 0, np.inf, unit, loss, *map(np.stack, zip(*splits, strict=True)))
 
 
 def bandit(seeds: list[int]) -> Task:
@@ -102,6 +108,7 @@ TASKS = {
     MOSTLY_ZERO: partial(diabetes, over=150.0),
     "reward of an action": bandit,
 }
+CALIFORNIA = {"house value": california} | {name: task for name, task in TASKS.items() if task is not diabetes}
 AT_THE_EDGE = {"tumour is benign", MOSTLY_ZERO, "reward of an action"}  # of the range lie many targets
 LINEAR, MATCHED = "linear", "matched"
 
@@ -183,13 +190,22 @@ def _silent_starts(task: Task, key: Array) -> tuple[float, float]:
 
 
 def run(options: Options, track: Track) -> Result:
-    """Every task with the output activation of its range and with a linear output."""
+    """Every task with the output activation of its range and with a linear output.
+
+    With `--data california` house values take the place of the progression of diabetes.
+
+    Raises:
+        DataError: for other data, or if California housing cannot be had.
+    """
+    if options.data is not None and options.data.name != "california":
+        raise DataError(f"output_activations takes --data california, got {options.data}")
+    tasks = TASKS if options.data is None else CALIFORNIA
     keys = jax.random.split(options.key, options.seeds)
     generator = np.random.default_rng(np.asarray(jax.random.key_data(options.key)))
     seeds = generator.integers(1 << 31, size=options.seeds).tolist()
     steps = STEPS // 2 if options.quick else STEPS
     measurements, drawn, rows = [], {}, []
-    for name, task in track(list(TASKS.items()), "tasks"):
+    for name, task in track(list(tasks.items()), "tasks"):
         measured, drawn[name], row = judge(name, task(seeds), keys, steps)
         measurements += measured
         rows.append(row)

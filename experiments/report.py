@@ -37,6 +37,11 @@ class Record(NamedTuple):
         return self.name.replace("_", " ")
 
     @property
+    def command(self) -> str:
+        """What runs it again in full."""
+        return f"python -m experiments run {self.name} --seeds {self.numbers['seeds']}"
+
+    @property
     def statements(self) -> list[int]:
         """The numbers of the lecture's statements that the claim cites: (S9, S12) or (S5 to S7)."""
         found: set[int] = set()
@@ -46,21 +51,15 @@ class Record(NamedTuple):
         return sorted(found)
 
 
-def write(records: Sequence[Record], folder: Path, command: str) -> Path:
-    """Writes index.html into the folder with the figures; every text is escaped.
-
-    Args:
-        records: of the experiments, in order.
-        folder: where NAME.svg of every experiment lies.
-        command: that reproduces an experiment, with {name} in it.
-    """
+def write(records: Sequence[Record], folder: Path) -> Path:
+    """Writes index.html into the folder in which NAME.svg of every experiment lies; every text is escaped."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["number"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
     figures = {r.name: _embedded(folder / f"{r.name}.svg") for r in records if not r.error}
     where = {s: [r for r in records if s in r.statements] for s in range(1, STATEMENTS + 1)}
     path = folder / "index.html"
     page = environment.get_template("report.html").render(
-        records=records, figures=figures, where=where, command=command, about=_about(records)
+        records=records, figures=figures, where=where, about=_about(records)
     )
     path.write_text(page + "\n", encoding="utf-8")
     return path

@@ -6,7 +6,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,31 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments import experiment as model
 from experiments.data import DataError
-from experiments.experiment import Experiment, Options, Result
+from experiments.experiment import Experiment, Options, Result, Track
 from experiments.report import Record, write
 
-BY_DEFAULT = ("logistic_regression", "image_classifier", "gradient_check")
-BY_NAME = (
+BY_DEFAULT = (
+    "logistic_regression",
+    "image_classifier",
+    "gradient_check",
     "backprop_by_hand",
+    "activation_functions",
+    "output_activations",
     "identity_collapse",
+    "input_normalization",
     "vanishing_exploding",
+    "initialization",
     "symmetry",
     "batch_sizes",
     "momentum",
     "optimizers",
-    "activation_functions",
-    "output_activations",
-    "input_normalization",
     "verification_power",
     "optimizers_vs_optax",
-    "benchmark",
 )
-NAMES = (*BY_DEFAULT, *BY_NAME)
+REDUCED = ("verification_power", "optimizers_vs_optax")  # in their quick form unless run by name
+TAKE_DATA = ("image_classifier", "output_activations")
+NAMES = (*BY_DEFAULT, "benchmark")
 
 
 def load(name: str) -> Experiment:
@@ -46,54 +49,82 @@ def load(name: str) -> Experiment:
     return importlib.import_module(f"experiments.{name}")  # pyright: ignore[reportReturnType]
 
 
-def run_all(names: Sequence[str], options: Options, folder: Path, console: Console) -> list[Record]:
-    """Runs experiments one after the other; one that fails is reported and does not stop the others."""
-    records = []
-    for number, name in enumerate(names, start=1):
-        console.rule(f"[bold]{name}[/] {number} of {len(names)}", align="left")
-        try:
-            records.append(run(name, options, folder, console))
-        except DataError:
-            raise
-        except Exception:
-            console.print_exception()
-            records.append(Record(name, load(name).CLAIM, None, error=traceback.format_exc(limit=-3)))
-    command = f"python -m experiments run {{name}} --seeds {options.seeds}{' --quick' * options.quick}"
-    console.print(f"Report: {write(records, folder, command)}", highlight=False)
-    return records
+def run_all(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int = 1) -> list[Record]:
+    """Runs experiments; one that fails is reported and does not stop the others.
+
+    Args:
+        tasks: how to run each experiment, by name; the page is in their order.
+        folder: where figures, numbers and index.html are written.
+        console: where progress and results are shown.
+        jobs: how many run at a time, each in a process of its own; 1 is this process.
+    """
+    finished = _one_by_one(tasks, folder, console) if jobs == 1 else _in_processes(tasks, folder, console, jobs)
+    records: dict[str, Record] = {}
+    for record in finished:
+        records[record.name] = record
+        _show(record, console, f"{len(records)} of {len(tasks)}")
+    ordered = [records[name] for name in tasks]
+    console.print(f"Report: {write(ordered, folder)}", highlight=False)
+    return ordered
 
 
-def run(name: str, options: Options, folder: Path, console: Console) -> Record:
-    """Runs one experiment, shows and saves what it measured."""
-    experiment = load(name)
-    console.print(experiment.CLAIM)
+def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) -> Iterator[Record]:
+    for name, options in tasks.items():
 
-    def show(steps: Iterable[Any], description: str) -> Iterable[Any]:
-        return track(steps, description, console=console, transient=True)
+        def show(steps: Iterable[Any], description: str, name: str = name) -> Iterable[Any]:
+            return track(steps, f"{name}: {description}", console=console, transient=True)
 
-    started = time.perf_counter()
-    result = experiment.run(options, show)
-    seconds = time.perf_counter() - started
-    for table in (_measurements(result), *map(_table, result.tables)):
-        console.print(table)
-    record = _save(name, experiment, result, options, seconds, folder)
+        yield run(name, options, folder, show)
+
+
+def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Iterable[Record]:
+    """The records in the order in which the experiments finish."""
+    from joblib import Parallel, delayed
+
+    calls = [delayed(run)(name, options, folder) for name, options in tasks.items()]
+    records: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+    return track(records, f"{jobs} at a time", total=len(calls), console=console, transient=True)
+
+
+def run(name: str, options: Options, folder: Path, track: Track = lambda steps, description: steps) -> Record:
+    """Runs one experiment and saves what it measured; what it raises is recorded."""
+    experiment, started = load(name), time.perf_counter()
+    try:
+        result = experiment.run(options, track)
+        return _save(name, experiment, result, options, time.perf_counter() - started, folder)
+    except (DataError, OSError):
+        raise
+    except Exception:
+        return Record(name, experiment.CLAIM, None, error=traceback.format_exc(limit=-3))
+
+
+def _show(record: Record, console: Console, place: str) -> None:
+    console.rule(f"[bold]{record.name}[/] {place}", align="left")
+    console.print(record.claim, highlight=False)
+    if record.error:
+        console.print(f"It failed:\n{record.error}", style="red", markup=False, highlight=False)
+        return
+    console.print(_measurements(record.numbers["measurements"]))
+    for table in record.numbers["tables"]:
+        console.print(_table(**table))
     verdict = "[green]holds" if record.holds else "[red]does not hold"
-    console.print(f"The claim [bold]{verdict}[/]. {seconds:.1f} s. Figure: {folder / name}.svg\n", highlight=False)
-    return record
+    form = ", in its quick form" * record.numbers["quick"]
+    console.print(f"The claim [bold]{verdict}[/]{form}. {record.numbers['seconds']:.1f} s.\n", highlight=False)
 
 
-def _measurements(result: Result) -> Table:
+def _measurements(measured: Iterable[dict[str, Any]]) -> Table:
     table = Table("measured", "value", "claimed", "holds", box=SIMPLE_HEAD)
     marks = {None: "", True: "[green]yes", False: "[red]no"}
-    for name, value, expected, holds in result.measurements:
-        table.add_row(name, f"{value:.4g}", expected, marks[holds])
+    for one in measured:
+        value = "not finite" if one["value"] is None else f"{one['value']:.4g}"
+        table.add_row(one["name"], value, one["expected"], marks[one["holds"]])
     return table
 
 
-def _table(numbers: model.Table) -> Table:
-    table = Table(*numbers.columns, title=numbers.title, title_justify="left", box=SIMPLE_HEAD)
-    for row in numbers.rows:
-        table.add_row(*(cell if isinstance(cell, str) else f"{cell:.2g}" for cell in row))
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(f"{cell:.2g}" if isinstance(cell, float) else str(cell) for cell in row))
     return table
 
 

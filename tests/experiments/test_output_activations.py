@@ -1,11 +1,15 @@
 """An output activation keeps the target's range at no loss; another range turns the verdict."""
 
+from pathlib import Path
+from urllib.error import URLError
+
 import jax
 import numpy as np
 import pytest
 
 import jaxnet
-from experiments import output_activations
+from experiments import data, output_activations
+from experiments.data import DataError
 from experiments.experiment import Options
 
 OPTIONS = Options(jax.random.key(0), seeds=2, quick=True)
@@ -54,3 +58,27 @@ def test_a_range_that_misses_targets_turns_the_verdict():
 def test_a_linear_output_turns_the_verdict():
     within, _, _ = broken("reward of an action", jaxnet.squared_error)
     assert not within
+
+
+def test_california_housing_takes_the_place_of_diabetes(monkeypatch):
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((50, 8)), generator.uniform(0.15, 5, 50)
+    monkeypatch.setattr(data, "fetch_california_housing", lambda **_: (x, y))
+    task = output_activations.CALIFORNIA["house value"]([0, 1])
+    assert (task.x.shape, task.x_test.shape) == ((2, 35, 8), (2, 15, 8))
+    np.testing.assert_array_equal(np.sort(np.concatenate([task.y[1], task.truth[1]])), np.sort(y))
+    assert "diabetes progression" not in output_activations.CALIFORNIA
+
+
+def test_what_cannot_be_downloaded_is_said(monkeypatch):
+    def offline(**_):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(data, "fetch_california_housing", offline)
+    with pytest.raises(DataError, match=r"California housing is not on this machine .* no route to host"):
+        output_activations.run(OPTIONS._replace(data=Path("california")), steps)
+
+
+def test_other_data_is_refused():
+    with pytest.raises(DataError, match=r"takes --data california, got houses\.csv"):
+        output_activations.run(OPTIONS._replace(data=Path("houses.csv")), steps)

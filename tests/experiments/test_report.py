@@ -38,7 +38,8 @@ EXPERIMENTS = {"first": experiment(measured(0.5)), "second": experiment(broken),
 
 def page_of(names, folder, monkeypatch):
     monkeypatch.setattr(runner, "load", EXPERIMENTS.__getitem__)
-    records = runner.run_all(names, Options(jax.random.key(0), seeds=3), folder, Console(quiet=True))
+    tasks = dict.fromkeys(names, Options(jax.random.key(0), seeds=3))
+    records = runner.run_all(tasks, folder, Console(quiet=True))
     return records, (folder / "index.html").read_text()
 
 
@@ -73,6 +74,6 @@ def test_statements_lead_to_their_experiments(tmp_path, monkeypatch):
 def test_a_failure_is_exit_code_1(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "load", EXPERIMENTS.__getitem__)
     monkeypatch.setattr(runner, "BY_DEFAULT", ("second", "first"))
-    result = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["--out", str(tmp_path), "--jobs", "1"])
     assert result.exit_code == 1
     assert (tmp_path / "first.svg").exists()
