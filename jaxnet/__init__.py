@@ -15,6 +15,7 @@ from jaxnet.activations import (
     softplus,
     tanh,
 )
+from jaxnet.diagnostics import Diagnostics, first_nonfinite, layer_names, observed_step
 from jaxnet.initializers import (
     constant,
     glorot_normal,
@@ -67,7 +68,8 @@ from jaxnet.optimizers import (
     rmsprop,
 )
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
-from jaxnet.training import History, TrainState, fit, init_state, train_epochs, train_step
+from jaxnet.step import TrainState, init_state, train_step
+from jaxnet.training import History, fit, train_epochs
 from jaxnet.verify import (
     Finding,
     Report,
@@ -87,6 +89,7 @@ __all__ = [
     "AdamState",
     "AmsgradState",
     "Dense",
+    "Diagnostics",
     "Finding",
     "GradientDescentState",
     "History",
@@ -112,6 +115,7 @@ __all__ = [
     "elementwise",
     "elu",
     "elu_with",
+    "first_nonfinite",
     "fit",
     "fit_standardization",
     "flatten_images",
@@ -128,6 +132,7 @@ __all__ = [
     "identity",
     "init_state",
     "is_correct",
+    "layer_names",
     "leaky_relu",
     "leaky_relu_with",
     "lecun_normal",
@@ -139,6 +144,7 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "observed_step",
     "per_example_gradient_norms",
     "per_example_gradients",
     "predict",

@@ -15,30 +15,17 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
-from optax import GradientTransformation, apply_updates
+from optax import GradientTransformation
 
 from jaxnet.arguments import check_finite, positive_integer
+from jaxnet.diagnostics import Diagnostics, observed_step
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
 from jaxnet.preprocessing import random_order, split_order
+from jaxnet.scan import alternating_scan
+from jaxnet.step import TrainState, init_state, train_step
 from jaxnet.terminal import interruption, progress_bar
-
-
-class TrainState(NamedTuple):
-    """Everything that a training run carries from step to step.
-
-    Attributes:
-        params: the network's parameters.
-        opt_state: the optimizer's state.
-        key: the random key from which later epochs draw their order.
-        step: finished steps.
-    """
-
-    params: Any
-    opt_state: Any
-    key: Array
-    step: Array
 
 
 class History(NamedTuple):
@@ -47,27 +34,12 @@ class History(NamedTuple):
     Attributes:
         cost: J of every step's mini-batch, before that step's update.
         interrupted: whether Ctrl-C ended the run before all epochs were done.
+        diagnostics: of the observed steps, on a leading axis; None if none was to be.
     """
 
     cost: Float[Array | np.ndarray, " steps"]
     interrupted: bool = False
-
-
-def init_state(network: Layer, optimizer: GradientTransformation, key: Array) -> TrainState:
-    """Fresh parameters, a fresh optimizer state, and a key for the epochs to come."""
-    params_key, epochs_key = jax.random.split(key)
-    params = network.init(params_key)
-    return TrainState(params, optimizer.init(params), epochs_key, jnp.zeros([], jnp.int32))
-
-
-def train_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
-) -> tuple[TrainState, Array]:
-    """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""
-    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.key, state.step + 1), cost
+    diagnostics: Diagnostics | None = None
 
 
 def train_epochs(
@@ -81,11 +53,12 @@ def train_epochs(
     *,
     batch_size: int | None,
     capacity: int,
-) -> tuple[TrainState, Float[Array, "capacity steps"]]:
+    observe_every: int | None = None,
+) -> tuple[TrainState, Any]:
     """`epochs` passes over the examples, one step for each mini-batch X{1}, ..., X{T}; returns J of every step.
 
-    The costs have room for `capacity` epochs, so that `epochs` may be traced. An epoch's order depends on the state's
-    key and step alone: ten epochs are the same in one call or in several.
+    The costs, (capacity, steps), have room for `capacity` epochs, so that `epochs` may be traced. An epoch's order
+    depends on the state's key and step alone: ten epochs are the same in one call or in several.
 
     Args:
         network, loss, optimizer: what to train; the optimizer is a pytree and may be traced.
@@ -94,42 +67,69 @@ def train_epochs(
         epochs: how many passes, at most `capacity`.
         batch_size: examples a step; None is batch gradient descent on all m, 1 is stochastic gradient descent.
         capacity: rows of the costs; those from `epochs` on are 0.
+        observe_every: observe the steps 0, n, 2n, ... of the state's count, and return (costs, diagnostics) for the
+            costs: one row an observed step, the step being -1 in rows left over.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
-    m = len(x)
+    m, first = len(x), state.step
+    steps = 1 if batch_size is None else -(-m // batch_size)
+
+    def batch(examples: Array | None) -> tuple[Array, Array]:
+        return (x, y) if examples is None else (x[examples], y[examples])
+
+    def step(carry: Any, examples: Array | None) -> tuple[Any, Array]:
+        state, record = carry
+        state, cost = train_step(network, loss, optimizer, state, *batch(examples))
+        return (state, record), cost
+
+    if observe_every is None:
+        scan, record = partial(jax.lax.scan, step), None
+    else:
+        every: int = observe_every
+        observe = partial(observed_step, network, loss, optimizer)
+
+        def due(carry: Any) -> Array:
+            return carry[0].step % every == 0
+
+        def observed(carry: Any, examples: Array | None) -> tuple[Any, Array]:
+            state, record = carry
+            row = state.step // every + (-first) // every
+            state, cost, diagnostics = observe(state, *batch(examples))
+            return (state, jax.tree.map(lambda rows, entry: rows.at[row].set(entry), record, diagnostics)), cost
+
+        _, _, shapes = jax.eval_shape(observe, state, x, y)
+        rows = -(-capacity * steps // every)
+        record = jax.tree.map(lambda entry: jnp.full((rows, *entry.shape), -1, entry.dtype), shapes)
+        scan = partial(alternating_scan, due, step, observed)
 
     if batch_size is None:
-        steps = 1
 
-        def run_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
-            state, cost = train_step(network, loss, optimizer, state, x, y)
-            return state, cost[None]
+        def run_epoch(epoch: Array, carry: Any) -> tuple[Any, Array]:
+            return scan(carry, None, length=1)
 
     else:
-        steps = -(-m // batch_size)
         # Random bits are drawn for all epochs together, which costs a CPU hardly more than for one.
-        first_steps = state.step + steps * jnp.arange(capacity, dtype=state.step.dtype)
+        first_steps = first + steps * jnp.arange(capacity, dtype=first.dtype)
         keys = jax.vmap(partial(jax.random.fold_in, state.key))(first_steps)
         bits = jax.vmap(partial(jax.random.bits, shape=(m,), dtype=jnp.uint32))(keys)
 
-        def step(state: TrainState, examples: Array) -> tuple[TrainState, Array]:
-            return train_step(network, loss, optimizer, state, x[examples], y[examples])
-
-        def run_epoch(epoch: Array, state: TrainState) -> tuple[TrainState, Array]:
+        def run_epoch(epoch: Array, carry: Any) -> tuple[Any, Array]:
             full, rest = split_order(random_order(bits[epoch]), batch_size)
-            state, costs = jax.lax.scan(step, state, full)
-            if len(rest):
-                state, cost = step(state, rest)
-                costs = jnp.append(costs, cost)
-            return state, costs
+            costs = []
+            for batches in (full, rest[None]):
+                if batches.size:
+                    carry, cost = scan(carry, batches, length=len(batches))
+                    costs.append(cost)
+            return carry, jnp.concatenate(costs)
 
-    def body(epoch: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, costs = carry
-        state, epoch_costs = run_epoch(epoch, state)
-        return state, costs.at[epoch].set(epoch_costs)
+    def body(epoch: Array, loop: tuple[Any, Array]) -> tuple[Any, Array]:
+        carry, costs = loop
+        carry, epoch_costs = run_epoch(epoch, carry)
+        return carry, costs.at[epoch].set(epoch_costs)
 
     dtype = jax.eval_shape(cost_and_gradient(network, loss), state.params, x, y)[0].dtype
-    return jax.lax.fori_loop(0, epochs, body, (state, jnp.zeros((capacity, steps), dtype)))
+    (state, record), costs = jax.lax.fori_loop(0, epochs, body, ((state, record), jnp.zeros((capacity, steps), dtype)))
+    return state, costs if record is None else (costs, record)
 
 
 # A compiled call runs about so long before the host hears of it, at most so many epochs, and of those no more than draw
@@ -140,7 +140,7 @@ CHUNK_EXAMPLES = 1 << 20
 
 _init_state = jax.jit(init_state, static_argnums=0)
 _train_epochs = jax.jit(
-    train_epochs, static_argnums=(0, 1), static_argnames=("batch_size", "capacity"), donate_argnums=3
+    train_epochs, static_argnums=(0, 1), static_argnames=("batch_size", "capacity", "observe_every"), donate_argnums=3
 )
 
 
@@ -156,6 +156,7 @@ def fit(
     epochs: int,
     state: TrainState | None = None,
     progress: bool = False,
+    observe_every: int | None = None,
 ) -> tuple[TrainState, History]:
     """Trains a network on the examples (x, y).
 
@@ -173,39 +174,62 @@ def fit(
         epochs: passes over the examples.
         state: where to go on from, instead of a fresh start from the key.
         progress: show a progress bar (needs Rich, which the extra `experiments` installs).
+        observe_every: measure what happens in each layer in the steps 0, n, 2n, ... of the state's count; None: never,
+            and the compiled program holds nothing of it.
 
     Returns:
-        The final state and the cost of every step. After Ctrl-C, what was trained until then; a second one raises
-        `KeyboardInterrupt`.
+        The final state, the cost of every step, and the diagnostics of those observed. After Ctrl-C, what was trained
+        until then; a second one raises `KeyboardInterrupt`.
 
     Raises:
         ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
-            that do not fit the network or the loss, or a batch size or epochs below 1.
-        TypeError: for class labels, a batch size or epochs that are not integers, data that are not real numbers, or an
-            optimizer that is none.
+            that do not fit the network or the loss, or a batch size, epochs or observe_every below 1.
+        TypeError: for class labels, a batch size, epochs or observe_every that are not integers, data that are not real
+            numbers, or an optimizer that is none.
     """
     epochs = positive_integer("epochs", epochs)
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
+    observe_every = None if observe_every is None else positive_integer("observe_every", observe_every)
     optimizer = _as_pytree(optimizer)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
     x, y = _check_data(network, loss, trained.params, x, y)
 
-    costs: list[np.ndarray] = []
+    chunks: list[Any] = []
     done, chunk, capacity = 0, 1, max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
     with interruption() as interrupted, progress_bar(progress, epochs) as show:
         while done < epochs and not interrupted():
             chunk = min(chunk, epochs - done)
             started = time.perf_counter()
-            trained, chunk_costs = _train_epochs(
-                network, loss, optimizer, trained, x, y, chunk, batch_size=batch_size, capacity=capacity
+            trained, measured = _train_epochs(
+                network,
+                loss,
+                optimizer,
+                trained,
+                x,
+                y,
+                chunk,
+                batch_size=batch_size,
+                capacity=capacity,
+                observe_every=observe_every,
             )
-            costs.append(np.asarray(chunk_costs)[:chunk].ravel())
+            chunks.append(_on_host(measured, chunk))
             done += chunk
-            show(done, costs[-1][-1])
+            show(done, chunks[-1][0][-1])
             pace = chunk / (time.perf_counter() - started)
             chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
-    return trained, History(jnp.asarray(np.concatenate(costs)) if costs else jnp.zeros(0), interrupted=done < epochs)
+    cost, diagnostics = (
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks) if chunks else (jnp.zeros(0), None)
+    )
+    return trained, History(cost, interrupted=done < epochs, diagnostics=diagnostics)
+
+
+def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None]:
+    """The costs of so many epochs, and what was observed in them."""
+    costs, record = measured if isinstance(measured, tuple) else (measured, None)
+    if record is not None:
+        record = jax.tree.map(lambda rows, seen=record.step >= 0: np.asarray(rows[seen]), record)
+    return np.asarray(costs)[:epochs].ravel(), record
 
 
 def _as_pytree(optimizer: GradientTransformation) -> GradientTransformation:

@@ -1,0 +1,250 @@
+"""What happens inside a network while it trains, layer by layer, measured in the compiled step itself.
+
+One backward, many readings: every leaf is replaced by one whose backward returns statistics beside its gradient, and
+the combinators, which only collect, bring them all together, also out of the scan of `repeat`.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Integer
+from optax import GradientTransformation
+
+from jaxnet.layers import Layer, map_layers
+from jaxnet.losses import Loss
+from jaxnet.network import cost_and_gradient
+from jaxnet.step import TrainState, descend
+
+# A unit is saturated by an example where the slope |g'(z)| is below this share of the largest that g has anywhere.
+SATURATED = 0.1
+
+
+class Diagnostics(NamedTuple):
+    """What one step measured, for each of the network's L leaves in the order of `layer_names`.
+
+    Where a number has no meaning it is NaN: norms of a leaf without parameters, slopes of a leaf with some. A leaf
+    without parameters that keeps the shape of its inputs is taken to act element by element, a = g(z).
+
+    Attributes:
+        step: finished steps before this one; -1 where a step was not observed, and nothing else holds there.
+        cost: J of the step's mini-batch.
+        mean: of the leaf's outputs, over examples and units. It is finite if and only if they all are.
+        variance: of the same numbers.
+        saturated: the share of all (example, unit) whose |g'(z)| is below a tenth of g's largest: |z| > 3.6 for the
+            sigmoid, |z| > 1.8 for tanh, z <= 0 for ReLU and leaky ReLU.
+        dead: the share of units whose g'(z) is 0 on every example of the batch: they pass no gradient on.
+        gradient_norm: ‖∂J/∂params‖.
+        parameter_norm: ‖params‖ before the update.
+        update_norm: ‖update‖, what the optimizer adds to the parameters.
+    """
+
+    step: Integer[Array | np.ndarray, "..."]
+    cost: Float[Array | np.ndarray, "..."]
+    mean: Float[Array | np.ndarray, "... L"]
+    variance: Float[Array | np.ndarray, "... L"]
+    saturated: Float[Array | np.ndarray, "... L"]
+    dead: Float[Array | np.ndarray, "... L"]
+    gradient_norm: Float[Array | np.ndarray, "... L"]
+    parameter_norm: Float[Array | np.ndarray, "... L"]
+    update_norm: Float[Array | np.ndarray, "... L"]
+
+    @property
+    def update_ratio(self) -> Float[Array | np.ndarray, "... L"]:
+        """‖update‖/‖params‖: how far one step moves a layer, relative to where it is."""
+        return self.update_norm / self.parameter_norm
+
+
+class _Observed(NamedTuple):
+    """What the backward of an observed leaf returns instead of the gradient alone."""
+
+    gradient: Any
+    mean: Array
+    variance: Array
+    saturated: Array
+    dead: Array
+
+
+def _is_observed(node: Any) -> bool:
+    return isinstance(node, _Observed)
+
+
+# In each leaf ---------------------------------------------------------------------------------------------------------
+
+
+def _accurate(x: Array) -> Array:
+    """x in float32 at least, for sums of many terms."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def _mean(x: Array) -> Array:
+    """The mean of x as Σ x/n: divided first, so that the sum of finite numbers cannot overflow."""
+    return (x / max(x.size, 1)).sum()
+
+
+@functools.cache
+def _largest_slope(leaf: Layer) -> float:
+    """max |g'(z)| over a fine grid of z, 0 among them."""
+    with jax.ensure_compile_time_eval():
+        _, cache = leaf.forward((), jnp.linspace(-16, 16, 1025))
+        slope, _ = leaf.backward((), cache, jnp.ones(1025))
+        return float(jnp.abs(slope).max())
+
+
+@functools.cache
+def _observing(leaf: Layer) -> Layer:
+    """The leaf whose backward returns statistics beside the gradient; its forward caches those of the outputs."""
+
+    def forward(params: Any, inputs: Array) -> tuple[Array, Any]:
+        outputs, cache = leaf.forward(params, inputs)
+        a = _accurate(outputs)
+        mean = _mean(a)
+        return outputs, (cache, mean, _mean(jnp.square(a - mean)))
+
+    def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, _Observed]:
+        """For a = g(z), the ∂L/∂z of a δ of ones is g'(z)."""
+        cache, mean, variance = cache
+        grad_inputs, gradient = leaf.backward(params, cache, delta)
+        saturated = dead = jnp.full_like(mean, jnp.nan)
+        if not jax.tree.leaves(params) and grad_inputs.shape == delta.shape:
+            slope = jnp.abs(leaf.backward(params, cache, jnp.ones_like(delta))[0])
+            saturated = (slope < SATURATED * _largest_slope(leaf)).mean(dtype=mean.dtype)
+            dead = (slope.max(tuple(range(slope.ndim - 1))) == 0).mean(dtype=mean.dtype)
+        return grad_inputs, _Observed(gradient, mean, variance, saturated, dead)
+
+    return leaf._replace(forward=forward, backward=backward)
+
+
+# In layer order -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _counting(leaf: Layer) -> Layer:
+    """The leaf without parameters that adds 1 to its input and caches the input: its place, from an input of 0."""
+
+    def init(key: Array) -> tuple[()]:
+        del key
+        return ()
+
+    def forward(params: tuple[()], place: Array) -> tuple[Array, Array]:
+        return place + 1, place
+
+    return leaf._replace(init=init, forward=forward)
+
+
+def _leaves(network: Layer) -> Iterator[Layer]:
+    """The leaves as they are written: each once, however often it is repeated."""
+    if network.rebuild is None:
+        yield network
+    for part in network.parts:
+        yield from _leaves(part)
+
+
+@functools.cache
+def _layers(network: Layer) -> tuple[tuple[Layer, ...], np.ndarray]:
+    """The leaves in the order in which the forward pass comes to them, and the index of each in what is recorded.
+
+    What a pass records is stacked where `repeat` stacks it. So a pass that counts tells which entry belongs where.
+    """
+    counting = map_layers(_counting, network)
+    with jax.ensure_compile_time_eval():
+        nothing = jax.eval_shape(counting.init, jax.random.key(0))
+        _, caches = counting.forward(nothing, jnp.zeros([], jnp.int32))
+        places = [np.ravel(place) for place in jax.tree.leaves(caches)]
+    copies = [leaf for leaf, place in zip(_leaves(network), places, strict=True) for _ in place]
+    order = np.argsort(np.concatenate([*places, np.zeros(0, int)]), kind="stable")
+    return tuple(copies[index] for index in order), order
+
+
+def layer_names(network: Layer) -> tuple[str, ...]:
+    """The names of a network's leaves in the order of the forward pass, numbered: "[0] dense 64→32", "[1] relu", ...
+
+    The copies that `repeat` makes are listed one by one. Without `repeat` or nesting, the number is also the index of
+    the leaf's parameters in those of the network.
+    """
+    layers, _ = _layers(network)
+    return tuple(f"[{place}] {layer.name}" for place, layer in enumerate(layers))
+
+
+# The step -------------------------------------------------------------------------------------------------------------
+
+
+def _norm(tree: Any, stacked: tuple[int, ...]) -> Array:
+    """‖tree‖ over all but the first axes, on which `repeat` stacks its layers; NaN of a tree without arrays.
+
+    Where the sum of squares under- or overflows, and only there, the numbers are scaled by their largest first: the
+    norm of a vanishing gradient is not 0, and a norm is finite if and only if the numbers are.
+    """
+    arrays = [_accurate(leaf.reshape(*stacked, -1)) for leaf in jax.tree.leaves(tree)]
+    if not arrays:
+        return jnp.full(stacked, jnp.nan)
+
+    def norm(arrays: list[Array]) -> Array:
+        # A product of vectors runs on more lanes than a sum of squares: 5% of a whole step on a CPU.
+        squares = [jnp.einsum("...i,...i->...", array, array, precision="highest") for array in arrays]
+        return jnp.sqrt(functools.reduce(jnp.add, squares))
+
+    def scaled() -> Array:
+        largest = functools.reduce(jnp.maximum, [jnp.abs(array).max(-1) for array in arrays])
+        scale = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)
+        return scale * norm([array / scale[..., None] for array in arrays])
+
+    plain = norm(arrays)
+    least = (jnp.finfo(plain.dtype).tiny / jnp.finfo(plain.dtype).eps) ** 0.5
+    return jax.lax.cond(((plain > least) & (plain < jnp.inf)).all(), lambda: plain, scaled)
+
+
+def observed_step(
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+) -> tuple[TrainState, Array, Diagnostics]:
+    """One step on one batch, as `train_step` makes it, and what happened in it: (new state, J, diagnostics)."""
+    cost, observed = cost_and_gradient(map_layers(_observing, network), loss)(state.params, x, y)
+    leaves, structure = jax.tree.flatten(observed, is_leaf=_is_observed)
+    after, updates = descend(optimizer, state, structure.unflatten([leaf.gradient for leaf in leaves]))
+    trees = zip(leaves, structure.flatten_up_to(state.params), structure.flatten_up_to(updates), strict=True)
+    rows = [
+        (*leaf[1:], *(_norm(tree, leaf.mean.shape) for tree in (leaf.gradient, params, update)))
+        for leaf, params, update in trees
+    ]
+    _, order = _layers(network)
+    columns = [
+        jnp.concatenate([jnp.ravel(entry).astype(_accurate(cost).dtype) for entry in column])[order]
+        for column in zip(*rows, strict=True)
+    ]
+    return after, cost, Diagnostics(state.step, cost, *columns)
+
+
+# Reading it -----------------------------------------------------------------------------------------------------------
+
+
+def first_nonfinite(network: Layer, diagnostics: Diagnostics) -> str | None:
+    """Where the first number arose that is not finite: the step, the layer, and which quantity of it; None if nowhere.
+
+    Within a step the order is that of the computation: activations from the first layer to the last, the cost,
+    gradients of the parameters from the last layer to the first, updates.
+
+    Args:
+        network: the network that was observed.
+        diagnostics: of one step, or of several on a leading axis.
+
+    Raises:
+        ValueError: if the diagnostics are those of another number of layers.
+    """
+    layers, _ = _layers(network)
+    if diagnostics.mean.shape[-1] != len(layers):
+        raise ValueError(f"{network.name} has {len(layers)} layers, the diagnostics {diagnostics.mean.shape[-1]}")
+    names, every = layer_names(network), range(len(layers))
+    trained = [place for place in every if jax.tree.leaves(jax.eval_shape(layers[place].init, jax.random.key(0)))]
+    found = [(f"an activation of {names[place]}", diagnostics.mean[..., place]) for place in every]
+    found += [("the cost", diagnostics.cost)]
+    found += [(f"the gradient of {names[place]}", diagnostics.gradient_norm[..., place]) for place in trained[::-1]]
+    found += [(f"the update of {names[place]}", diagnostics.update_norm[..., place]) for place in trained]
+    finite = np.isfinite(np.stack([np.atleast_1d(values) for _, values in found], axis=-1))
+    if finite.all():
+        return None
+    row, column = np.argwhere(~finite)[0]
+    return f"step {np.atleast_1d(diagnostics.step)[row]}: {found[column][0]} is not finite"

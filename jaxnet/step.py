@@ -1,0 +1,50 @@
+"""One step of training: what it carries from step to step, and how a gradient moves it on."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from optax import GradientTransformation, apply_updates
+
+from jaxnet.layers import Layer
+from jaxnet.losses import Loss
+from jaxnet.network import cost_and_gradient
+
+
+class TrainState(NamedTuple):
+    """Everything that a training run carries from step to step.
+
+    Attributes:
+        params: the network's parameters.
+        opt_state: the optimizer's state.
+        key: the random key from which later epochs draw their order.
+        step: finished steps.
+    """
+
+    params: Any
+    opt_state: Any
+    key: Array
+    step: Array
+
+
+def init_state(network: Layer, optimizer: GradientTransformation, key: Array) -> TrainState:
+    """Fresh parameters, a fresh optimizer state, and a key for the epochs to come."""
+    params_key, epochs_key = jax.random.split(key)
+    params = network.init(params_key)
+    return TrainState(params, optimizer.init(params), epochs_key, jnp.zeros([], jnp.int32))
+
+
+def descend(optimizer: GradientTransformation, state: TrainState, gradient: Any) -> tuple[TrainState, Any]:
+    """The next state by the optimizer's rule, and the updates that were added to the parameters."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    return TrainState(apply_updates(state.params, updates), opt_state, state.key, state.step + 1), updates
+
+
+def train_step(
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+) -> tuple[TrainState, Array]:
+    """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""
+    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y)
+    state, _ = descend(optimizer, state, gradient)
+    return state, cost
