@@ -282,6 +282,15 @@ def test_observation_goes_on_where_training_does(data):
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
+def test_every_row_is_used_where_observation_begins_between_two_steps(data):
+    """Steps 16 to 27 hold 18, 21, 24 and 27: four, for which four rows are made."""
+    start = init_state(NETWORK, adam(0.01), jax.random.key(0))._replace(step=jnp.asarray(16, "int32"))
+    options = {"batch_size": 16, "capacity": 3, "observe_every": 3}
+    run = jax.jit(train_epochs, static_argnums=(0, 1), static_argnames=tuple(options))
+    _, (_, record) = run(NETWORK, softmax_cross_entropy, adam(0.01), start, *data, 3, **options)
+    assert record.step.tolist() == [18, 21, 24, 27]
+
+
 def test_rows_of_fit_are_observed_steps(data):
     """The last of a few steps, made by hand from the state before it."""
     state, _ = train(data, batch_size=None, epochs=4)

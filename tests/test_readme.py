@@ -50,6 +50,17 @@ def test_verification_passes_after_the_two_changes_named():
     assert printed_by(example).startswith("PASSED")
 
 
+def test_example_of_diagnostics_prints_what_is_told():
+    *layers, failure = printed_by(examples()[3]).splitlines()
+    gradients = [float(number) for number in re.findall(r"dense .* gradient (\S+),", "\n".join(layers))]
+    assert len(gradients) == 5
+    told = re.search(r"from (\S+) in layer \[8\] to\s(\S+) in layer \[0\]", README)
+    assert told is not None
+    assert [gradients[-1], gradients[0]] == pytest.approx([float(told[1]), float(told[2])], rel=0.5)
+    assert gradients == sorted(gradients)
+    assert f"`{failure}`" in README
+
+
 def test_every_path_named_exists():
     root = Path(__file__).parent.parent
     for path in re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE):
