@@ -18,23 +18,29 @@ def pytest_addoption(parser):
         help="the cat pictures, train_catvnoncat.h5, for the tests that reproduce results on them",
     )
     parser.addoption(
-        "--full", action="store_true", help="judge every specimen of the verifier's catalogues, not one in a few"
+        "--full",
+        action="store_true",
+        help="every case of the catalogues, not one in a few, and every experiment in its quick form",
     )
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "catalogue(stride): one specimen in so many is judged, all with --full or -k")
+    config.addinivalue_line("markers", "one_in(stride): of the cases one in so many is run, all with --full or -k")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out most of the catalogues, whose kinds of mistakes stand side by side, unless told not to."""
+    """Leaves out most of the catalogues, whose cases stand side by side, and what needs a whole experiment.
+
+    `python -m experiments` runs each of those and judges its claim; their premises are broken by tests that stay.
+    """
     if config.getoption("--full") or config.option.keyword:
         return
     seen = collections.Counter()
     kept, left_out = [], []
     for item in items:
-        marker = item.get_closest_marker("catalogue")
+        marker = item.get_closest_marker("one_in")
         chosen = marker is None or seen[item.function] % marker.args[0] == 0
+        chosen &= "quick_run" not in item.fixturenames
         (kept if chosen else left_out).append(item)
         seen[item.function] += 1
     config.hook.pytest_deselected(items=left_out)

@@ -148,10 +148,15 @@ def test_every_judge_differentiates_by_the_rule_under_judgement(factor, key):
     assert judges == dict.fromkeys(verification_power.JUDGES[1:], factor == 2.0)
 
 
-def test_verification_power_in_a_quick_run(key, monkeypatch):
+@pytest.fixture
+def quick_run(key, monkeypatch):
     monkeypatch.setattr(verification_power, "MISTAKES", verification_power.MISTAKES[8:17])
     monkeypatch.setattr(verification_power, "RIGHT_RULES", verification_power.RIGHT_RULES[:1])
-    result = verification_power.run(Options(key, quick=True), lambda steps, description: steps)
+    return verification_power.run(Options(key, quick=True), lambda steps, description: steps)
+
+
+def test_verification_power_in_a_quick_run(quick_run):
+    result = quick_run
     assert result.holds
     by_judge, by_kind = result.tables
     assert [row[0] for row in by_judge.rows] == list(verification_power.JUDGES)

@@ -18,18 +18,18 @@ def steps(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return activation_functions.run(OPTIONS, steps)
 
 
-def test_quick_run_holds_and_draws(result):
-    assert result.holds
-    assert len(activation_functions.plot(result).axes) == 6
+def test_quick_run_holds_and_draws(quick_run):
+    assert quick_run.holds
+    assert len(activation_functions.plot(quick_run).axes) == 6
 
 
-def test_slopes_drawn_are_those_of_autodiff(result):
+def test_slopes_drawn_are_those_of_autodiff(quick_run):
     for name, activation in ACTIVATIONS.items():
-        curve = result.drawn["curves"][name]
+        curve = quick_run.drawn["curves"][name]
         expected = jax.vmap(jax.grad(activation.value))(jnp.asarray(curve["z"]))
         np.testing.assert_allclose(curve["slope"], expected, rtol=1e-9, atol=1e-15)
 
@@ -38,10 +38,10 @@ def test_law_of_relu_is_no_change():
     np.testing.assert_allclose(activation_functions.law(jaxnet.relu, 1.0, 0.0), 1.0, rtol=0.01)
 
 
-def test_gradients_follow_the_law_of_wide_networks(result):
+def test_gradients_follow_the_law_of_wide_networks(quick_run):
     for name in ACTIVATIONS:
-        measured = np.median(result.drawn["through"][name][PLAIN]["gradient"], axis=0)
-        np.testing.assert_allclose(np.log10(measured), np.log10(result.drawn["law"][name][PLAIN]), atol=0.5)
+        measured = np.median(quick_run.drawn["through"][name][PLAIN]["gradient"], axis=0)
+        np.testing.assert_allclose(np.log10(measured), np.log10(quick_run.drawn["law"][name][PLAIN]), atol=0.5)
 
 
 def test_exchanged_activations_turn_the_verdict():

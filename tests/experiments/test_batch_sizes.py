@@ -18,7 +18,7 @@ def run(**premise):
 
 
 @pytest.fixture(scope="module")
-def quick():
+def quick_run():
     return run()
 
 
@@ -26,25 +26,25 @@ def failed(result):
     return [measurement.name for measurement in result.measurements if measurement.holds is False]
 
 
-def test_claim_holds_and_the_variance_is_that_of_one_example_over_b(quick):
-    assert [name for name in failed(quick) if TIMED not in name] == []
-    noise = quick.drawn["noise"]
+def test_claim_holds_and_the_variance_is_that_of_one_example_over_b(quick_run):
+    assert [name for name in failed(quick_run) if TIMED not in name] == []
+    noise = quick_run.drawn["noise"]
     np.testing.assert_allclose(noise["slopes"], -1, atol=0.1)
     ratio = noise["measured"][batch_sizes.INDEPENDENT] / noise["closed form"]
     np.testing.assert_allclose(np.mean(ratio, axis=1), 1, atol=0.2)
 
 
-def test_all_examples_without_replacement_have_no_noise(quick):
-    noise = quick.drawn["noise"]
+def test_all_examples_without_replacement_have_no_noise(quick_run):
+    noise = quick_run.drawn["noise"]
     assert np.all(noise["measured"][batch_sizes.WITHOUT][-1] < 1e-10 * noise["one"])
     assert np.all(noise["finite population"][-1] == 0)
 
 
-def test_batches_of_one_class_turn_the_verdict(quick):
+def test_batches_of_one_class_turn_the_verdict():
     result = run(how=batch_sizes.ONE_CLASS)
     assert not result.holds
     assert "its 95 % interval: upper end" in failed(result)
-    np.testing.assert_allclose(result.drawn["noise"]["slopes"], quick.drawn["noise"]["one class, slopes"], atol=0.1)
+    assert np.min(result.drawn["noise"]["slopes"]) > -0.9
 
 
 def test_gradient_of_a_batch_is_the_mean_of_its_examples():

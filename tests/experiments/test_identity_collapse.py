@@ -16,13 +16,13 @@ def steps(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return identity_collapse.run(OPTIONS, steps)
 
 
-def test_quick_run_holds_and_draws(result):
-    assert result.holds
-    assert len(identity_collapse.plot(result).axes) == 5
+def test_quick_run_holds_and_draws(quick_run):
+    assert quick_run.holds
+    assert len(identity_collapse.plot(quick_run).axes) == 5
 
 
 def test_affine_map_is_the_lectures_formula():

@@ -15,21 +15,21 @@ def track(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return input_normalization.run(OPTIONS, track)
 
 
-def test_claim_holds_and_figure_draws(result):
-    assert result.holds, result.measurements
-    assert input_normalization.plot(result).axes
+def test_claim_holds_and_figure_draws(quick_run):
+    assert quick_run.holds, quick_run.measurements
+    assert input_normalization.plot(quick_run).axes
 
 
 def test_claim_falls_with_inputs_left_raw():
     assert not input_normalization.run(OPTIONS, track, prepare=lambda x_train, x: x).holds
 
 
-def test_one_example_with_its_own_mean_says_always_the_same(result):
-    accuracy = result.drawn["accuracy"]["malignant only"]["own"][:, 0]
+def test_one_example_with_its_own_mean_says_always_the_same(quick_run):
+    accuracy = quick_run.drawn["accuracy"]["malignant only"]["own"][:, 0]
     assert np.all((accuracy == 0) | (accuracy == 1))
 
 

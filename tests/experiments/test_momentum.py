@@ -13,23 +13,23 @@ def run(**premise):
 
 
 @pytest.fixture(scope="module")
-def quick():
+def quick_run():
     return run()
 
 
-def test_claim_holds_with_the_steps_of_the_closed_form(quick):
-    assert quick.holds
-    steps = quick.drawn["quadratics"]
+def test_claim_holds_with_the_steps_of_the_closed_form(quick_run):
+    assert quick_run.holds
+    steps = quick_run.drawn["quadratics"]
     for name in momentum.NAMES:
         np.testing.assert_array_equal(steps[f"{name}, theory's settings"], steps[f"{name}, closed form"])
     # At α = 2/(1 + 1/κ) both curvatures shrink by (κ - 1)/(κ + 1) a step.
-    for stretch, counted in zip(quick.drawn["stretches"], steps["gradient descent, closed form"], strict=True):
+    for stretch, counted in zip(quick_run.drawn["stretches"], steps["gradient descent, closed form"], strict=True):
         expected = np.ceil(np.log(momentum.TOLERANCE) / np.log((stretch - 1) / (stretch + 1)))
         np.testing.assert_array_equal(counted, expected)
 
 
-def test_travel_of_gradient_descent_is_a_geometric_sum(quick):
-    drawn = quick.drawn["zig-zag"]
+def test_travel_of_gradient_descent_is_a_geometric_sum(quick_run):
+    drawn = quick_run.drawn["zig-zag"]
     shrinking = 1 - drawn["rates"]
     expected = drawn["rates"] * (1 - np.abs(shrinking) ** momentum.ZIG_ZAG_STEPS) / (1 - np.abs(shrinking))
     np.testing.assert_allclose(drawn["gradient descent"]["across"], expected, rtol=1e-12)
@@ -44,5 +44,5 @@ def test_without_memory_the_verdict_turns():
     np.testing.assert_allclose(result.drawn["momentum, exponent"], 1, rtol=0.05)
 
 
-def test_same_key_gives_the_same_numbers(quick):
-    assert run().measurements == quick.measurements
+def test_same_key_gives_the_same_numbers(quick_run):
+    assert run().measurements == quick_run.measurements

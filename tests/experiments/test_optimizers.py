@@ -13,7 +13,7 @@ def run(**premise):
 
 
 @pytest.fixture(scope="module")
-def quick():
+def quick_run():
     return run()
 
 
@@ -21,30 +21,30 @@ def failed(result):
     return [measurement.name for measurement in result.measurements if measurement.holds is False]
 
 
-def test_claim_holds(quick):
-    assert failed(quick) == []
+def test_claim_holds(quick_run):
+    assert failed(quick_run) == []
 
 
 @pytest.mark.parametrize("name", ["gradient descent", "momentum"])
-def test_100_times_the_cost_is_100_times_the_rate(name, quick):
+def test_100_times_the_cost_is_100_times_the_rate(name, quick_run):
     """α ∂(cJ)/∂w = cα ∂J/∂w: the sweep is the same, shifted along the rates; compared where it converges."""
-    cost = quick.drawn["valley"]["cost"][name][0]
-    shift = round(2 / np.log10(quick.drawn["rates"][1] / quick.drawn["rates"][0]))
-    small = quick.drawn["rates"][shift:] < 0.15
+    cost = quick_run.drawn["valley"]["cost"][name][0]
+    shift = round(2 / np.log10(quick_run.drawn["rates"][1] / quick_run.drawn["rates"][0]))
+    small = quick_run.drawn["rates"][shift:] < 0.15
     np.testing.assert_allclose(cost[1, :-shift][small], cost[0, shift:][small], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", optimizers.ADAPTIVE)
-def test_the_path_of_a_scaled_gradient_is_the_same(name, quick):
-    cost = quick.drawn["valley"]["cost"][name][0]
-    small = quick.drawn["rates"] < 0.02
+def test_the_path_of_a_scaled_gradient_is_the_same(name, quick_run):
+    cost = quick_run.drawn["valley"]["cost"][name][0]
+    small = quick_run.drawn["rates"] < 0.02
     np.testing.assert_allclose(cost[1, small], cost[0, small], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gradient descent", "momentum"])
-def test_a_turned_valley_is_the_same_to_gradient_descent(name, quick):
-    along, turned = quick.drawn["valley"]["cost"][name][:, 0]
-    small = quick.drawn["rates"] < 0.15
+def test_a_turned_valley_is_the_same_to_gradient_descent(name, quick_run):
+    along, turned = quick_run.drawn["valley"]["cost"][name][:, 0]
+    small = quick_run.drawn["rates"] < 0.15
     np.testing.assert_allclose(turned[small], along[small], rtol=1e-9)
 
 

@@ -21,19 +21,19 @@ def steps(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return output_activations.run(OPTIONS, steps)
 
 
-def test_quick_run_holds_and_draws(result):
-    assert result.holds
-    assert len(output_activations.plot(result).axes) == 6
+def test_quick_run_holds_and_draws(quick_run):
+    assert quick_run.holds
+    assert len(output_activations.plot(quick_run).axes) == 6
 
 
-def test_errors_are_those_of_the_right_examples(result):
+def test_errors_are_those_of_the_right_examples(quick_run):
     task = output_activations.bandit([0, 1])
     constant = np.sqrt(((task.truth - task.truth.mean(axis=1, keepdims=True)) ** 2).mean(axis=1))
-    assert (result.drawn["tasks"]["reward of an action"]["error"]["matched"] < constant / 2).all()
+    assert (quick_run.drawn["tasks"]["reward of an action"]["error"]["matched"] < constant / 2).all()
 
 
 @pytest.mark.parametrize("make", output_activations.TASKS.values())

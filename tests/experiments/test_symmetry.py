@@ -15,14 +15,14 @@ def track(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return symmetry.run(OPTIONS, track)
 
 
-def test_equal_neurons_stay_exactly_equal(result):
-    assert result.holds, result.measurements
-    assert np.all(result.drawn["runs"]["equal"]["spread"] == 0)
-    assert symmetry.plot(result).axes
+def test_equal_neurons_stay_exactly_equal(quick_run):
+    assert quick_run.holds, quick_run.measurements
+    assert np.all(quick_run.drawn["runs"]["equal"]["spread"] == 0)
+    assert symmetry.plot(quick_run).axes
 
 
 def test_claim_falls_with_nearly_equal_weights():

@@ -16,25 +16,25 @@ def steps(steps, description):
 
 
 @pytest.fixture(scope="module")
-def result():
+def quick_run():
     return vanishing_exploding.run(OPTIONS, steps)
 
 
-def test_quick_run_holds_and_draws(result):
-    assert result.holds
-    assert len(vanishing_exploding.plot(result).axes) == 4
+def test_quick_run_holds_and_draws(quick_run):
+    assert quick_run.holds
+    assert len(vanishing_exploding.plot(quick_run).axes) == 4
 
 
-def test_outputs_and_gradients_are_the_powers(result):
+def test_outputs_and_gradients_are_the_powers(quick_run):
     depths = np.arange(1, 101)
     for way in ("forward", "backward"):
-        for c, values in zip((1.5, 1.0, 0.5), result.drawn["powers"][way], strict=True):
+        for c, values in zip((1.5, 1.0, 0.5), quick_run.drawn["powers"][way], strict=True):
             np.testing.assert_allclose(values, c**depths, rtol=1e-12)
 
 
-def test_float32_overflows_at_219(result):
+def test_float32_overflows_at_219(quick_run):
     assert np.float64(1.5) ** 218 < np.finfo(np.float32).max < np.float64(1.5) ** 219
-    found = {m.name: m.value for m in result.measurements}
+    found = {m.name: m.value for m in quick_run.measurements}
     assert found["float32 forward: first L: 1.5^L infinite"] == 219
     assert found["float32 backward: first L: 1.5^L infinite"] == 219
 
