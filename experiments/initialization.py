@@ -1,7 +1,7 @@
 """S16, S17: the variance of z and of the gradient through fifty layers, for each initialization and activation."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -171,39 +171,55 @@ def _accuracy(activation: jaxnet.Activation, epochs: int, params: Any, keys: Arr
 # The run --------------------------------------------------------------------------------------------------------------
 
 
-def run(options: Options, track: Track, schemes: dict[str, Any] = SCHEMES) -> Result:
-    """The variances of one neuron, one layer and fifty, and what trains.
+class Signals(NamedTuple):
+    """Variances by activation and scheme, measured and expected; of single neurons; and of one layer both ways."""
+
+    variances: dict[str, dict[str, dict[str, np.ndarray]]]
+    neuron: dict[str, list[float]]
+    layer: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def signals(options: Options, track: Track, schemes: dict[str, Any] = SCHEMES) -> Signals:
+    """The variances of one neuron, one layer and fifty.
 
     Args:
         options: how to run.
         track: shows progress.
         schemes: the initializer by name; the claim is about those of their names.
     """
-    epochs = 5 if options.quick else 8
-    every = schemes | {"Glorot": jaxnet.glorot_normal}
-    keys = jax.random.split(options.key, options.seeds)
-    many = jax.random.split(options.key, 16 * options.seeds)
-    variances: dict[str, Any] = {}
+    keys, many = (jax.random.split(options.key, n * options.seeds) for n in (1, 16))
+    variances: dict[str, Any] = {name: {} for name in ACTIVATIONS}
     with jax.enable_x64(True):
         neuron = {
             name: [one_layer(schemes[name], (16, n), many)[0].mean() for n in FAN_INS] for name in ("LeCun", LARGE)
         }
-        single = {name: one_layer(scheme, SHAPE, keys) for name, scheme in every.items()}
+        every = schemes | {"Glorot": jaxnet.glorot_normal}
+        layer = {name: one_layer(scheme, SHAPE, keys) for name, scheme in every.items()}
         for name, activation in track(ACTIVATIONS.items(), "fifty layers"):
-            variances[name] = {}
             for scheme, initializer in schemes.items():
                 z, delta = measure(initializer, activation, WIDTH, keys)
                 theory = expected(activation, WIDTH * variance(scheme, WIDTH, WIDTH))
                 variances[name][scheme] = {"z": z, "delta": delta, "z, theory": theory[0], "delta, theory": theory[1]}
-    split = digits(0)
+    return Signals(variances, neuron, layer)
+
+
+def accuracies(options: Options, track: Track) -> dict[str, dict[str, np.ndarray]]:
+    """What every seed reaches at the scheme's best learning rate, by activation and scheme."""
+    split, keys = digits(0), jax.random.split(options.key, options.seeds)
     x = jaxnet.flatten_images(split.x)
     data = jnp.asarray(jaxnet.standardize(jaxnet.fit_standardization(x), x), jnp.float32), jnp.asarray(split.y)
-    accuracy: dict[str, dict[str, np.ndarray]] = {name: {} for name in ACTIVATIONS}
-    for name, scheme in track([(name, scheme) for name in ACTIVATIONS for scheme in schemes], "training"):
-        reached = trained(schemes[scheme], ACTIVATIONS[name], epochs, keys, data)
-        accuracy[name][scheme] = reached[:, np.median(reached, axis=0).argmax()]
-    drawn = {"neuron": neuron, "fan_ins": FAN_INS, "variances": variances, "accuracy": accuracy, "chance": 0.1}
-    return Result(_measurements(drawn, single), drawn, _tables(variances, accuracy, single))
+    best: dict[str, dict[str, np.ndarray]] = {name: {} for name in ACTIVATIONS}
+    for name, scheme in track([(name, scheme) for name in ACTIVATIONS for scheme in SCHEMES], "training"):
+        reached = trained(SCHEMES[scheme], ACTIVATIONS[name], 5 if options.quick else 8, keys, data)
+        best[name][scheme] = reached[:, np.median(reached, axis=0).argmax()]
+    return best
+
+
+def run(options: Options, track: Track) -> Result:
+    """The variances, and what trains."""
+    measured, accuracy = signals(options, track), accuracies(options, track)
+    drawn = {"neuron": measured.neuron, "fan_ins": FAN_INS, "variances": measured.variances, "accuracy": accuracy}
+    return Result((*judge(measured), *_judge_training(accuracy)), drawn, _tables(measured, accuracy))
 
 
 def _growth(squares: np.ndarray) -> float:
@@ -223,10 +239,9 @@ def _single_theory(scheme: str) -> tuple[float, float]:
     return n_in * variance(scheme, n_in, n_out), n_out * variance(scheme, n_in, n_out)
 
 
-def _measurements(drawn: dict[str, Any], single: dict[str, Any]) -> tuple[Measurement, ...]:
-    variances, neuron, median = drawn["variances"], drawn["neuron"], {}
-    for name, by_scheme in drawn["accuracy"].items():
-        median[name] = {scheme: float(np.median(values)) for scheme, values in by_scheme.items()}
+def judge(measured: Signals) -> list[Measurement]:
+    """Whether the variances follow their theory."""
+    variances, neuron, single = measured
     from_theory = max(
         abs(value / (n * variance(scheme, n, 1)) - 1)
         for scheme, values in neuron.items()
@@ -257,10 +272,20 @@ def _measurements(drawn: dict[str, Any], single: dict[str, Any]) -> tuple[Measur
         for what, symbol in (("z", "z"), ("delta", "δ")):
             ratio, name = across(activation, scheme, what), f"S17, {scheme}, {activation}: variance of {symbol} changes"
             measurements.append(at_most(f"{name} by a factor of", max(ratio, 1 / ratio), bound))
-    measurements += [
+    return [
+        *measurements,
         at_most("S17, LeCun, ReLU: variance of z, last layer over first", across("ReLU", "LeCun", "z"), 1e-10),
         at_most("S17, sigmoid: variance of δ, first layer over last, LeCun or He",
                 max(across("sigmoid", scheme, "delta") for scheme in ("LeCun", "He")), 1e-40),
+    ]  # fmt: skip
+
+
+def _judge_training(accuracy: dict[str, dict[str, np.ndarray]]) -> list[Measurement]:
+    """Whether those networks train that should."""
+    median = {
+        name: {scheme: float(np.median(of)) for scheme, of in by_scheme.items()} for name, by_scheme in accuracy.items()
+    }
+    return [
         at_least(f"S17, {TRAINED_DEPTH} ReLU layers: accuracy, He less the best of the others, medians",
                  median["ReLU"]["He"] - max(of for scheme, of in median["ReLU"].items() if scheme != "He"), 0.05),
         at_least(f"S17, {TRAINED_DEPTH} tanh layers: accuracy, the worse of LeCun and He",
@@ -271,23 +296,22 @@ def _measurements(drawn: dict[str, Any], single: dict[str, Any]) -> tuple[Measur
                 max(median["sigmoid"][scheme] for scheme in (SMALL, "LeCun", "He")), 0.2),
         Measurement(f"S17, {TRAINED_DEPTH} sigmoid layers: accuracy from N(0, 1)", median["sigmoid"][LARGE]),
     ]  # fmt: skip
-    return tuple(measurements)
 
 
-def _tables(variances: Any, accuracy: Any, single: Any) -> tuple[Table, ...]:
+def _tables(measured: Signals, accuracy: dict[str, dict[str, np.ndarray]]) -> tuple[Table, ...]:
     growth = tuple(
         (name, scheme, *(f"{_growth(of[what]):.3f}" for what in ("z", "z, theory")),
          *(f"{1 / _growth(of[what]):.3f}" for what in ("delta", "delta, theory")),
          f"{np.median(accuracy[name][scheme]):.3f} ({accuracy[name][scheme].min():.3f} "
          f"to {accuracy[name][scheme].max():.3f})")
-        for name, by_scheme in variances.items()
+        for name, by_scheme in measured.variances.items()
         for scheme, of in by_scheme.items()
     )  # fmt: skip
     columns = ("activation", "scheme", "z", "theory", "δ", "theory", f"accuracy of {TRAINED_DEPTH} layers, median")
     layer = tuple(
         (scheme, *(f"{number:.3f}" for pair in zip(map(np.mean, ratios), _single_theory(scheme), strict=True)
                    for number in pair))
-        for scheme, ratios in single.items()
+        for scheme, ratios in measured.layer.items()
     )  # fmt: skip
     return (
         Table("Growth of the variance a layer, through 50 layers; and the best rate's accuracy", columns, growth),
@@ -333,7 +357,7 @@ def plot(result: Result) -> Figure:
         for place, (scheme, values) in enumerate(by_scheme.items()):
             heights = np.full(len(values), row + 0.18 * (place - 1.5))
             panel.plot(values, heights, MARKERS[place], color=COLOURS[scheme], markersize=5, alpha=0.8)
-    panel.axvline(drawn["chance"], color=GREY, linestyle="--", linewidth=1)
+    panel.axvline(0.1, color=GREY, linestyle="--", linewidth=1)
     panel.set_yticks(range(len(ACTIVATIONS)), list(ACTIVATIONS))
     panel.invert_yaxis()
     panel.set(title=f"{TRAINED_DEPTH} layers trained on digits", xlabel="accuracy of every seed", xlim=(-0.03, 1.03))

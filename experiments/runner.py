@@ -4,9 +4,11 @@ import importlib
 import importlib.metadata
 import json
 import math
+import multiprocessing
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +79,26 @@ def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) ->
         yield run(name, options, folder, show)
 
 
-def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Iterable[Record]:
+def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Iterator[Record]:
     """The records in the order in which the experiments finish."""
-    from joblib import Parallel, delayed
+    # JAX's threads do not survive a fork.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as executor:
+        futures = [executor.submit(run, name, options, folder) for name, options in tasks.items()]
+        try:
+            every = track(as_completed(futures), f"{jobs} at a time", len(futures), console=console, transient=True)
+            for future in every:
+                yield future.result()
+        finally:
+            executor.shutdown(cancel_futures=True)
 
-    calls = [delayed(run)(name, options, folder) for name, options in tasks.items()]
-    records: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
-    return track(records, f"{jobs} at a time", total=len(calls), console=console, transient=True)
+
+def _alone(steps: Iterable[Any], description: str) -> Iterable[Any]:
+    """No progress bar: several processes share the terminal."""
+    del description
+    return steps
 
 
-def run(name: str, options: Options, folder: Path, track: Track = lambda steps, description: steps) -> Record:
+def run(name: str, options: Options, folder: Path, track: Track = _alone) -> Record:
     """Runs one experiment and saves what it measured; what it raises is recorded."""
     experiment, started = load(name), time.perf_counter()
     try:

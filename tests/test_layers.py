@@ -53,6 +53,7 @@ CASES = [(name, dtype, (7,)) for name in networks("float64") for dtype in TOLERA
 CASES += [(name, "float64", batch) for name in ["dense", "repeat", "sigmoid"] for batch in [(), (2, 3)]]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("name", "dtype", "batch"), CASES, ids=str)
 def test_backward_equals_autodiff_of_forward(name, dtype, batch):
     layer = networks(dtype)[name]

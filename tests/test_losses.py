@@ -107,6 +107,7 @@ def test_vmap_over_examples_equals_the_batch(loss):
     assert_close(jax.vmap(compiled(loss))(z, y), compiled(loss)(z, y), 1e-15)
 
 
+@pytest.mark.one_in(2)
 @every_loss
 def test_jit_equals_eager(loss):
     z, y = examples(loss, "float32")

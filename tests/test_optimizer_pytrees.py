@@ -112,6 +112,7 @@ def test_64_learning_rates_train_64_networks_in_one_program(key):
     assert compiled_programs(sweep) == 1
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FACTORIES)
 def test_factories_work_inside_optax(name):
     """In chain, inject_hyperparams, MultiSteps, multi_transform and apply_if_finite, as Optax's own rule does."""

@@ -60,7 +60,7 @@ def test_measured_variances_are_those_of_an_explicit_loop():
 
 def test_a_scheme_under_another_name_turns_the_verdict():
     swapped = initialization.SCHEMES | {"He": jaxnet.lecun_normal}
-    broken = initialization.run(OPTIONS, steps, schemes=swapped)
-    wrong = {m.name for m in broken.measurements if m.holds is False}
+    broken = initialization.judge(initialization.signals(OPTIONS, steps, schemes=swapped))
+    wrong = {m.name for m in broken if m.holds is False}
     assert any("against theory" in name for name in wrong)
     assert any("He, ReLU: variance of z" in name for name in wrong)

@@ -123,6 +123,7 @@ SMOOTH = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_function_has_no_kinks(name, key):
     function, z = SMOOTH[name]

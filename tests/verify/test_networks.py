@@ -67,6 +67,7 @@ NO_BIAS = spoiled(dense(4, 2, dtype="float32"), lambda g, p, params, delta: (g, 
 NO_SLOPE = spoiled(elementwise(tanh), lambda g, p, params, delta: (delta, p))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_passes(name, key):
     verify_layer(LAYERS[name], normal(5, 4, seed=3), key=key).raise_if_failed()
@@ -82,6 +83,7 @@ def test_layer_in_its_own_dtype_is_judged(native, key):
     assert not verify_layer(TRANSPOSED, normal(5, 4), key=key, native=native)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("loss", TARGETS, ids=lambda loss: loss.name)
 def test_network_passes(loss, key):
     y = TARGETS[loss]

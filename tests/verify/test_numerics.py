@@ -62,6 +62,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_rule_passes(name, dtype, key):

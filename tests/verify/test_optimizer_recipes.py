@@ -124,6 +124,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_recipe_reproduces_the_optimizer(name):
     optimizer = OPTIMIZERS[name]()
