@@ -70,6 +70,7 @@ from jaxnet.optimizers import (
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
 from jaxnet.step import TrainState, init_state, train_step
 from jaxnet.training import History, fit, train_epochs
+from jaxnet.updating import updating, updating_step
 from jaxnet.verify import (
     Finding,
     Report,
@@ -164,6 +165,8 @@ __all__ = [
     "textbook_cross_entropy",
     "train_epochs",
     "train_step",
+    "updating",
+    "updating_step",
     "verify_custom_vjp",
     "verify_gradient",
     "verify_layer",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from jaxnet.activations import Activation
@@ -35,6 +35,7 @@ class Layer(NamedTuple):
         name: how reports call it.
         parts: the layers that a composite is made of; empty for a leaf.
         rebuild: parts -> Layer makes the composite again from other parts; None for a leaf.
+        updates: whether backward returns new params in the place of their gradient (see `jaxnet.updating`).
     """
 
     init: Callable[[Array], Any]
@@ -43,6 +44,7 @@ class Layer(NamedTuple):
     name: str
     parts: "tuple[Layer, ...]" = ()
     rebuild: "Callable[[tuple[Layer, ...]], Layer] | None" = None
+    updates: bool = False
 
 
 class Dense(NamedTuple):
@@ -148,7 +150,8 @@ def serial(*layers: Layer) -> Layer:
         return delta, tuple(reversed(gradients))
 
     name = f"serial({', '.join(layer.name for layer in layers)})"
-    return Layer(init, forward, backward, name, layers, lambda parts: serial(*parts))
+    updates = all(layer.updates for layer in layers)
+    return Layer(init, forward, backward, name, layers, lambda parts: serial(*parts), updates)
 
 
 @functools.cache
@@ -187,7 +190,36 @@ def repeat(layer: Layer, times: int) -> Layer:
 
         return jax.lax.scan(step, delta, (params, caches), length=times, reverse=True)
 
-    return Layer(init, forward, backward, f"{times} × {layer.name}", (layer,), lambda parts: repeat(parts[0], times))
+    def update(params: Any, caches: Any, delta: Array) -> tuple[Array, Any]:
+        """The same where the layer returns new params: each takes the place of the old, so that no second stack exists.
+
+        It is written one layer late. What layer l reads then comes from the stack in which l+1 was written, and the
+        compiler, which sees that nothing reads the stack as it was before, writes into it instead of into a copy.
+        """
+
+        def step(done: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+            delta, params, new = carry
+            params = _put(params, new, times - done)
+            own, cache = _at((params, caches), times - 1 - done)
+            delta, new = layer.backward(own, cache, delta)
+            return delta, params, new
+
+        own, cache = _at((params, caches), times - 1)
+        delta, new = layer.backward(own, cache, delta)
+        delta, params, new = jax.lax.fori_loop(1, times, step, (delta, params, new))
+        return delta, _put(params, new, 0)
+
+    name = f"{times} × {layer.name}"
+    back = update if layer.updates else backward
+    return Layer(init, forward, back, name, (layer,), lambda parts: repeat(parts[0], times), layer.updates)
+
+
+def _at(stack: Any, index: ArrayLike) -> Any:
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stack)
+
+
+def _put(stack: Any, entry: Any, index: ArrayLike) -> Any:
+    return jax.tree.map(lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, index, 0), stack, entry)
 
 
 def map_layers(transform: Callable[[Layer], Layer], network: Layer) -> Layer:

@@ -24,8 +24,9 @@ from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
 from jaxnet.preprocessing import random_order, split_order
 from jaxnet.scan import alternating_scan
-from jaxnet.step import TrainState, init_state, train_step
+from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
+from jaxnet.updating import fastest_step
 
 
 class History(NamedTuple):
@@ -77,9 +78,11 @@ def train_epochs(
     def batch(examples: Array | None) -> tuple[Array, Array]:
         return (x, y) if examples is None else (x[examples], y[examples])
 
+    train = fastest_step(network, optimizer)
+
     def step(carry: Any, examples: Array | None) -> tuple[Any, Array]:
         state, record = carry
-        state, cost = train_step(network, loss, optimizer, state, *batch(examples))
+        state, cost = train(network, loss, optimizer, state, *batch(examples))
         return (state, record), cost
 
     if observe_every is None:

@@ -23,6 +23,7 @@ ORDER = [
     "optimizers",
     "terminal",
     "step",
+    "updating",
     "diagnostics",
     "scan",
     "training",

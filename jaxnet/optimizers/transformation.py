@@ -92,6 +92,12 @@ def optimizer(
     )
 
 
+def is_elementwise(transformation: GradientTransformation) -> bool:
+    """Whether it treats every number by itself, whatever the others: a rule from here, without a mask."""
+    update = transformation.update
+    return isinstance(update, Partial) and update.func is _update and update.args[2] is None
+
+
 def checked(name: str, value: Any, low: ArrayLike, high: ArrayLike = np.inf) -> Any:
     """The value, after a `ValueError` unless low <= value < high; schedules and traced values pass."""
     if not callable(value) and not isinstance(value, Tracer):
