@@ -67,8 +67,10 @@ from jaxnet.optimizers import (
     nesterov,
     rmsprop,
 )
+from jaxnet.precision import in_precision
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
 from jaxnet.step import TrainState, init_state, train_step
+from jaxnet.sweep import sweep
 from jaxnet.training import History, fit, train_epochs
 from jaxnet.updating import updating, updating_step
 from jaxnet.verify import (
@@ -131,6 +133,7 @@ __all__ = [
     "he_uniform",
     "heavy_ball",
     "identity",
+    "in_precision",
     "init_state",
     "is_correct",
     "layer_names",
@@ -161,6 +164,7 @@ __all__ = [
     "squared_error",
     "squared_error_through",
     "standardize",
+    "sweep",
     "tanh",
     "textbook_cross_entropy",
     "train_epochs",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, Num
 from optax import GradientTransformation
 
@@ -22,6 +22,7 @@ from jaxnet.diagnostics import Diagnostics, observed_step
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
+from jaxnet.precision import in_precision
 from jaxnet.preprocessing import random_order, split_order
 from jaxnet.scan import alternating_scan
 from jaxnet.step import TrainState, init_state
@@ -160,6 +161,7 @@ def fit(
     state: TrainState | None = None,
     progress: bool = False,
     observe_every: int | None = None,
+    compute_dtype: DTypeLike | None = None,
 ) -> tuple[TrainState, History]:
     """Trains a network on the examples (x, y).
 
@@ -179,6 +181,7 @@ def fit(
         progress: show a progress bar (needs Rich, which the extra `experiments` installs).
         observe_every: measure what happens in each layer in the steps 0, n, 2n, ... of the state's count; None: never,
             and the compiled program holds nothing of it.
+        compute_dtype: of the products, bfloat16 for instance; parameters and updates keep theirs (see `in_precision`).
 
     Returns:
         The final state, the cost of every step, and the diagnostics of those observed. After Ctrl-C, what was trained
@@ -194,6 +197,7 @@ def fit(
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
     observe_every = None if observe_every is None else positive_integer("observe_every", observe_every)
     optimizer = _as_pytree(optimizer)
+    network = network if compute_dtype is None else in_precision(network, compute_dtype)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
     x, y = _check_data(network, loss, trained.params, x, y)
