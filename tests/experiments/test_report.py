@@ -77,3 +77,8 @@ def test_a_failure_is_exit_code_1(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["--out", str(tmp_path), "--jobs", "1"])
     assert result.exit_code == 1
     assert (tmp_path / "first.svg").exists()
+
+
+def test_every_statement_of_the_lecture_is_measured_by_default():
+    claims = [Record(name, runner.load(name).CLAIM, True) for name in runner.BY_DEFAULT]
+    assert {s for record in claims for s in record.statements} == set(range(1, 22))
