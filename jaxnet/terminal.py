@@ -32,7 +32,7 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[int, float], None]]:
+def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[float, float], None]]:
     """A function (finished epochs, last cost) -> None that shows them, if wanted.
 
     Raises:
@@ -47,4 +47,4 @@ def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[int, float], N
         raise ImportError("a progress bar needs Rich: pip install 'jaxnet[experiments]'") from error
     with Progress() as bar:
         task = bar.add_task("training", total=epochs)
-        yield lambda done, cost: bar.update(task, completed=done, description=f"epoch {done}, cost {cost:.4g}")
+        yield lambda done, cost: bar.update(task, completed=done, description=f"epoch {round(done, 2)}, cost {cost:.4g}")
