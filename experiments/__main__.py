@@ -1,4 +1,4 @@
-"""The command: `python -m experiments`, `python -m experiments list`, `python -m experiments run NAME`."""
+"""The command: `python -m experiments`, and its `list`, `run NAME` and `benchmark`."""
 
 import enum
 import os
@@ -124,6 +124,34 @@ def run_experiment(
         raise _refuse("--test-data goes with --data")
     _use(platform)
     _run({name: Options(jax.random.key(0), seeds, quick, data, test_data)}, out)
+
+
+@app.command("benchmark")
+def benchmark(
+    peers: Annotated[
+        str, typer.Option(help="Beside whom, separated by commas; by default all that are installed.")
+    ] = "",
+    workloads: Annotated[str, typer.Option(help="What to measure, separated by commas; by default everything.")] = "",
+    out: Out = Path("results"),
+    quick: Quick = False,
+    platform: Where = None,
+) -> None:
+    """Measures speed and memory, beside plain JAX and beside other libraries."""
+    from experiments.benchmark import CHOICES
+    from experiments.benchmark.peers import importable
+
+    chosen: dict[str, list[str]] = {}
+    for option, given in (("peers", peers), ("workloads", workloads)):
+        names = [name.strip() for name in given.split(",") if name.strip()]
+        for name in names:
+            if name not in CHOICES[option]:
+                raise _refuse(f"no {option[:-1]} is named {name!r}; there are {', '.join(CHOICES[option])}")
+            if option == "peers" and not importable(name):
+                raise _refuse(f"{name} is not installed; the extra `benchmark` installs every peer but PyTorch")
+        if names:
+            chosen[option] = names
+    _use(platform)
+    _run({"benchmark": Options(jax.random.key(0), quick=quick, chosen=chosen)}, out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What an experiment is: a claim, a run that measures it, and a figure of what was measured."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jax import Array
@@ -19,6 +20,7 @@ class Options(NamedTuple):
         quick: a smaller run, for a look.
         data: a file or folder to run on instead of the experiment's own data.
         test_data: the test set that belongs to it, if it cannot be found beside it.
+        chosen: what of the experiment to run, by option, where it lets one choose; all of it by default.
     """
 
     key: Array
@@ -26,6 +28,7 @@ class Options(NamedTuple):
     quick: bool = False
     data: Path | None = None
     test_data: Path | None = None
+    chosen: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 class Measurement(NamedTuple):

@@ -39,6 +39,9 @@ class Record(NamedTuple):
     @property
     def command(self) -> str:
         """What runs it again in full."""
+        if chosen := self.numbers.get("chosen"):
+            options = (f"--{option} {','.join(names)}" for option, names in chosen.items())
+            return f"python -m experiments {self.name} {' '.join(options)}"
         return f"python -m experiments run {self.name} --seeds {self.numbers['seeds']}"
 
     @property

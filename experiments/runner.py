@@ -157,6 +157,7 @@ def _save(name: str, experiment: Experiment, result: Result, options: Options, s
         "drawn": result.drawn,
         "seeds": options.seeds,
         "quick": options.quick,
+        "chosen": dict(options.chosen),
         "data": None if options.data is None else options.data.name,
         "seconds": round(seconds, 3),
         "device": f"{device.platform}: {device.device_kind}",

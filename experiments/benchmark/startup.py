@@ -1,0 +1,48 @@
+"""What is paid once: compiling a deep stack, importing, and the first verification in a process."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxnet
+
+DEPTHS = (10, 100, 1000)
+
+
+def stack(depth: int) -> Callable[[], Any]:
+    """Traces the cost and gradient of a stack of `depth` equal hidden layers, on a batch of 64."""
+    hidden = jaxnet.serial(jaxnet.dense(32, 32), jaxnet.elementwise(jaxnet.tanh))
+    network = jaxnet.serial(jaxnet.dense(64, 32), jaxnet.repeat(hidden, depth), jaxnet.dense(32, 10))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x, y = jax.ShapeDtypeStruct((64, 64), jnp.float32), jax.ShapeDtypeStruct((64,), jnp.int32)
+    gradient = jax.jit(jaxnet.cost_and_gradient(network, jaxnet.softmax_cross_entropy))
+    return lambda: gradient.lower(params, x, y)
+
+
+def import_seconds() -> float:
+    """What `import jaxnet` adds to `import jax, optax`, in a process of its own."""
+    program = "import jax, optax, time; t = time.perf_counter(); import jaxnet; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+
+
+VERIFICATION = """
+import time, jax, jaxnet
+key, x, y = jax.random.key(0), jax.random.normal(jax.random.key(1), (64, 784)), jax.numpy.arange(64) % 10
+started = time.perf_counter()
+jaxnet.verify_layer(jaxnet.dense(64, 32), x[:, :64], key=key).raise_if_failed()
+layer = time.perf_counter() - started
+network = jaxnet.mlp((784, *{hidden}, 10))
+jaxnet.verify_network(network, jaxnet.softmax_cross_entropy, x, y, key=key).raise_if_failed()
+print(layer, time.perf_counter() - started - layer)
+"""
+
+
+def verification_seconds(hidden: tuple[int, ...]) -> list[float]:
+    """The first `verify_layer` and the first `verify_network` in a process of their own."""
+    program = VERIFICATION.format(hidden=hidden)
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    return [float(number) for number in printed.split()]
