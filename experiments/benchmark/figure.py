@@ -23,6 +23,7 @@ LOOKS = {
     "PyTorch": (PINK, "v"),
     "scikit-learn": (GREEN, "P"),
 }
+OFFSET = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 9}
 NORMS_ROWS = (
     (NORMS, BATCH, "256 gradient norms: jaxnet", BLUE),
     (EXAMPLES, BATCH, "256 gradient norms: vmap(grad)", GREY),
@@ -98,7 +99,7 @@ def _programs(axes: Axes, training: dict[str, Any]) -> None:
     axes.plot([], [], "D", color=ORANGE, label="compile time")
     axes.axvline(1, color="black", linewidth=1)
     axes.set(title="Compiled step, times expert JAX's", xlim=(0, max(1.5, axes.get_xlim()[1])))
-    axes.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend(loc="upper left", fontsize=8, borderaxespad=0, handletextpad=0.2)
     _rows(axes, [""] * len(training))
 
 
@@ -109,9 +110,7 @@ def _many(axes: Axes, many: dict[str, Any]) -> None:
         for of, over, title, colour in NORMS_ROWS if name == "norms" else ((TOGETHER, ALONE, together, BLUE),):
             ratios = np.asarray(one["seconds"][of]) / np.asarray(one["seconds"][over])
             middle = _dot(axes, ratios, len(names), colour, "o")
-            axes.annotate(
-                f"{middle:.3g}", (middle, len(names)), (0, 6), textcoords="offset points", ha="center", fontsize=9
-            )
+            axes.annotate(f"{middle:.3g}", (middle, len(names)), **OFFSET)
             names.append(title)
     axes.axvline(1, color="black", linewidth=1)
     axes.set(title="Many at once, times one batch gradient or one network alone")

@@ -111,7 +111,7 @@ def tables(drawn: dict[str, Any]) -> tuple[Table, ...]:
         found.append(Table("Compiled programs", ("network", "contestant", "seconds to compile", "temporary MB"), rows))
     if many := drawn.get("many"):
         rows = tuple(
-            (name, key, *_microseconds(times), f"{one['temporary'][key] / 1e6:.4g}")
+            (name, key, *_microseconds(times), f"{one['temporary'][key] / 1e6:.4g}" if one["temporary"] else "")
             for name, one in many.items()
             for key, times in one["seconds"].items()
         )

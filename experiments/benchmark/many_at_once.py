@@ -1,6 +1,7 @@
 """One pass for many: the gradient norm of every example, and many networks trained side by side."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,41 +48,32 @@ def norms(workload: Workload = PER_EXAMPLE) -> Comparison:
     return Comparison(runs, float(np.max(np.abs(one - other) / other)), lower)
 
 
-def train_together(
-    workload: Workload, keys: jax.Array, rates: jax.Array, x: jax.Array, y: jax.Array, epochs: int
-) -> Any:
-    """A network for each key and learning rate, all in one compiled program; returns their costs."""
-    return jax.vmap(lambda key, rate: train_alone(workload, key, rate, x, y, epochs))(keys, rates)
-
-
-def train_alone(workload: Workload, key: jax.Array, rate: Any, x: jax.Array, y: jax.Array, epochs: int) -> Any:
-    """One network by the same training, for comparison; the costs, (epochs, steps)."""
-    network, loss = workload.network, LOSSES[workload.loss]
-    optimizer = (jaxnet.adam if workload.adam else jaxnet.gradient_descent)(rate)
-    state = jaxnet.init_state(network, optimizer, key)
-    return jaxnet.train_epochs(
-        network, loss, optimizer, state, x, y, epochs, batch_size=workload.batch, capacity=epochs
-    )[1]
-
-
 def networks(workload: Workload, seeds: int = 16) -> Comparison:
-    """As many seeds as learning rates, every pair a network, against one network that trains as long in all."""
-    given = problem(workload)
+    """As many seeds as learning rates, every pair a network, against one network that trains as long in all.
+
+    The many are timed as `sweep` trains them, from data to histories; the one as a compiled program alone.
+    """
+    given, network, loss = problem(workload), workload.network, LOSSES[workload.loss]
     x, y = (jnp.asarray(array.reshape(-1, *array.shape[2:])) for array in (given.x, given.y))
-    keys = jnp.repeat(jax.random.split(jax.random.key(0), seeds), seeds)
-    rates = jnp.tile(jnp.logspace(-4, -2, seeds, dtype=jnp.float32), seeds)
-    longer, epochs = workload.epochs, max(1, workload.epochs // 20)
-    together = jax.jit(lambda keys, rates, x, y: train_together(workload, keys, rates, x, y, epochs))
-    alone = jax.jit(lambda key, rate, x, y, epochs: train_alone(workload, key, rate, x, y, epochs), static_argnums=4)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    rates = jnp.logspace(-4, -2, seeds, dtype=jnp.float32)
+    rule = jaxnet.adam if workload.adam else jaxnet.gradient_descent
+    longer, shorter = workload.epochs, max(1, workload.epochs // 20)
+
+    def together(_: Any) -> Any:
+        optimizers, size = jax.vmap(rule)(rates), workload.batch
+        return jaxnet.sweep(network, loss, optimizers, x, y, keys=keys, batch_size=size, epochs=shorter)[1].cost
+
+    @partial(jax.jit, static_argnums=4)
+    def alone(key: jax.Array, rate: jax.Array, x: jax.Array, y: jax.Array, epochs: int) -> jax.Array:
+        optimizer = rule(rate)
+        state, size = jaxnet.init_state(network, optimizer, key), workload.batch
+        return jaxnet.train_epochs(network, loss, optimizer, state, x, y, epochs, batch_size=size, capacity=epochs)[1]
+
     last = (keys[-1], rates[-1], x, y)
     runs = {
-        TOGETHER: Timed(lambda _: together(keys, rates, x, y), seeds**2 * epochs * workload.batches),
+        TOGETHER: Timed(together, seeds**2 * shorter * workload.batches),
         ALONE: Timed(lambda _: alone(*last, longer), longer * workload.batches),
     }
-    one, other = np.asarray(alone(*last, epochs)), np.asarray(together(keys, rates, x, y))[-1]
-    apart = float(np.abs(one - other).max() / np.abs(one).max())
-    lower = {
-        TOGETHER: lambda: together.lower(keys, rates, x, y),
-        ALONE: lambda: alone.lower(*last, epochs),
-    }
-    return Comparison(runs, apart, lower)
+    one, other = np.asarray(alone(*last, shorter)).ravel(), np.asarray(together(None))[-1, -1]
+    return Comparison(runs, float(np.abs(one - other).max() / np.abs(one).max()), {})

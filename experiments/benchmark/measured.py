@@ -27,15 +27,15 @@ def training(
         quick: fewer epochs in a round.
     """
     given = problem(workload)
-    programs = {EXPERT: expert(given), STEP: ours(given)}
+    programs, fit = {EXPERT: expert(given), STEP: ours(given)}, ours_fit(given)
     loops = {PEERS[name].title: PEERS[name].contestant(given) for name in peers} if workload.peers else {}
     epochs = max(1, workload.epochs // 8) if quick else workload.epochs
     lower = {name: partial(one.lower, epochs) for name, one in programs.items() if one.lower}
     compiled = compile_all(lower, attempts)
-    cost, weights = apart(given.weights, {**programs, **loops}, workload.peer_epochs)
+    cost, weights = apart(given.weights, {**programs, FIT: fit, **loops}, workload.peer_epochs)
     product, product_flops = matrix_product()
     runs = {MATRIX: product}
-    runs |= {name: timed(one, workload, epochs) for name, one in {**programs, FIT: ours_fit(given)}.items()}
+    runs |= {name: timed(one, workload, epochs) for name, one in {**programs, FIT: fit}.items()}
     runs |= {name: timed(one, workload, workload.peer_epochs) for name, one in loops.items()}
     seconds = interleaved(runs, rounds)
     rate = product_flops / seconds.pop(MATRIX)
