@@ -5,6 +5,7 @@ many tiles run side by side as there are cores. Networks of one key see the same
 a tile each batch is drawn and gathered once for all of them, and their first layers are one matrix product.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -23,15 +24,30 @@ from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
-from jaxnet.tiles import bytes_of, chosen_chunk, cores, joined, tiles_of
-from jaxnet.training import CHUNK_EPOCHS, CHUNK_EXAMPLES, History, _as_pytree, _check_data, train_epochs
+from jaxnet.tiles import bytes_touched, chosen_chunk, cores, joined, tiles_of
+from jaxnet.training import CHUNK_EXAMPLES, History, _as_pytree, _check_data, train_epochs
 
-# A call on one tile runs about so long, before the host hears of it and may be interrupted.
+# A call on one tile runs about so long, before the host hears of it and may be interrupted, at most so many epochs.
 CALL_SECONDS = 0.1
+CALL_EPOCHS = 16
 
 # Where a tile's states (n_optimizers, n_keys, ...) have the two axes: the order of the examples follows from the key.
 OF_OPTIMIZERS = TrainState(0, 0, None, None)  # pyright: ignore[reportArgumentType]
 OF_KEYS = TrainState(1, 1, 0, None)  # pyright: ignore[reportArgumentType]
+
+
+def _each(function: Callable[..., Any], in_axes: Any, out_axes: Any, size: int) -> Callable[..., Any]:
+    """`vmap` over axes of a known size; those of size 1 are taken away, as a batch of one product is slow on CPUs."""
+    if size > 1:
+        return jax.vmap(function, in_axes, out_axes)
+
+    def on_axes(change: Callable[[Any, int], Any], axes: Any, tree: Any) -> Any:
+        def at(axis: int | None, branch: Any) -> Any:
+            return branch if axis is None else jax.tree.map(lambda leaf: change(leaf, axis), branch)
+
+        return jax.tree.map(at, axes, tree, is_leaf=lambda axis: axis is None)
+
+    return lambda *arguments: on_axes(jnp.expand_dims, out_axes, function(*on_axes(jnp.squeeze, in_axes, arguments)))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -63,8 +79,9 @@ def _train_tile(
     def one(optimizer: GradientTransformation, state: TrainState) -> tuple[TrainState, Array]:
         return train_epochs(network, loss, optimizer, state, x, y, epochs, batch_size=batch_size, capacity=capacity)
 
-    of_one_key = jax.vmap(one, in_axes=(0, OF_OPTIMIZERS), out_axes=(OF_OPTIMIZERS, 0))
-    return jax.vmap(of_one_key, in_axes=(None, OF_KEYS), out_axes=(OF_KEYS, 1))(optimizers, states)
+    n_optimizers, n_keys = jax.tree.leaves(states.params)[0].shape[:2]
+    of_one_key = _each(one, (0, OF_OPTIMIZERS), (OF_OPTIMIZERS, 0), n_optimizers)
+    return _each(of_one_key, (None, OF_KEYS), (OF_KEYS, 1), n_keys)(optimizers, states)
 
 
 def sweep(
@@ -118,7 +135,7 @@ def sweep(
     x, y = _check_data(network, loss, jax.eval_shape(network.init, keys[0]), x, y)
     workers = cores(x)
     if chunk is None:
-        chunk = chosen_chunk(_bytes_touched(network, optimizers, keys, x, batch_size), shape, workers, x)
+        chunk = chosen_chunk(bytes_touched(network, optimizers, keys, x, batch_size), shape, workers, x)
     tiles = tiles_of(shape, positive_integer("chunk", chunk))
     of_tile = [jax.tree.map(lambda leaf, tile=tile: leaf[tile.optimizers], optimizers) for tile in tiles]
     indices = jnp.arange(n_optimizers)
@@ -126,7 +143,7 @@ def sweep(
         _init_tile(network, own, indices[tile.optimizers], keys[tile.keys])
         for own, tile in zip(of_tile, tiles, strict=True)
     ]
-    capacity = max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // (len(x) * len(states[0].key))))
+    capacity = max(1, min(CALL_EPOCHS, CHUNK_EXAMPLES // (len(x) * len(states[0].key))))
     # Compiled here, since other threads do not see this one's settings of JAX. A second sweep finds it compiled.
     lowered = _train_tile.lower(
         network, loss, of_tile[0], states[0], x, y, jnp.asarray(1), batch_size=batch_size, capacity=capacity
@@ -172,24 +189,12 @@ def _stacked(optimizers: GradientTransformation) -> tuple[GradientTransformation
 
 def _check_keys(keys: Array) -> None:
     """Raises unless the keys are a stack; keys of the old kind are pairs of integers."""
+    expected = "keys must be a stack of keys, such as jax.random.split(key, 8)"
+    if not isinstance(keys, Array):
+        raise TypeError(f"{expected}, got {keys!r}")
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if keys.ndim != (1 if typed else 2) or len(keys) == 0:
-        raise ValueError(f"keys must be a stack of keys, such as jax.random.split(key, 8), got shape {keys.shape}")
-
-
-def _bytes_touched(
-    network: Layer, optimizers: GradientTransformation, keys: Array, x: Array, batch_size: int | None
-) -> int:
-    """About what one network reads and writes in a step."""
-    optimizer = jax.tree.map(lambda leaf: leaf[0], optimizers)
-    state = jax.eval_shape(partial(init_state, network, optimizer), keys[0])
-    batch = jax.ShapeDtypeStruct((min(batch_size or len(x), len(x)), *x.shape[1:]), x.dtype)
-    # The gradient is as large as the parameters, and δ as large as the activations.
-    return (
-        bytes_of((state.params, state.opt_state))
-        + bytes_of(state.params)
-        + 2 * bytes_of(jax.eval_shape(network.forward, state.params, batch))
-    )
+        raise ValueError(f"{expected}, got shape {keys.shape}")
 
 
 def _finished(train: Any, x: Array, y: Array, epochs: Array, optimizers: Any, states: TrainState) -> Any:

@@ -3,15 +3,22 @@
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from optax import GradientTransformation
 
-# What the networks of a tile touch in a step should stay in a core's own cache. Above so many, nothing is left to gain.
+from jaxnet.layers import Layer
+from jaxnet.step import init_state
+
+# What the networks of a tile touch in a step should stay in a core's own cache. Networks of different keys share no
+# product, so that only small ones gain by being together. Above so many, nothing is left to gain.
 CACHE_BYTES = 1 << 20
+CACHE_BYTES_OF_KEYS = 1 << 18
 CPU_CHUNK = 64
 # The share of an accelerator's memory that they may take.
 MEMORY_SHARE = 8
@@ -24,8 +31,22 @@ class Tile(NamedTuple):
     keys: slice
 
 
-def bytes_of(tree: Any) -> int:
-    """The memory that the arrays of a tree take."""
+def bytes_touched(
+    network: Layer, optimizers: GradientTransformation, keys: Array, x: Array, batch_size: int | None
+) -> int:
+    """About what one network reads and writes in a step."""
+    optimizer = jax.tree.map(lambda leaf: leaf[0], optimizers)
+    state = jax.eval_shape(partial(init_state, network, optimizer), keys[0])
+    batch = jax.ShapeDtypeStruct((min(batch_size or len(x), len(x)), *x.shape[1:]), x.dtype)
+    # The gradient is as large as the parameters, and δ as large as the activations.
+    return (
+        _bytes((state.params, state.opt_state))
+        + _bytes(state.params)
+        + 2 * _bytes(jax.eval_shape(network.forward, state.params, batch))
+    )
+
+
+def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -39,7 +60,7 @@ def cores(x: Array) -> int:
 def chosen_chunk(touched: int, shape: tuple[int, int], workers: int, x: Array) -> int:
     """How many networks to train at once, of which each touches so many bytes in a step; no worker is left idle."""
     if _platform(x) == "cpu":
-        limit = min(CPU_CHUNK, CACHE_BYTES // touched)
+        limit = min(CPU_CHUNK, (CACHE_BYTES if shape[0] > 1 else CACHE_BYTES_OF_KEYS) // touched)
     else:
         memory = next(iter(x.devices())).memory_stats() or {}
         limit = memory.get("bytes_limit", 1 << 34) // MEMORY_SHARE // touched
