@@ -3,7 +3,7 @@
 import enum
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import typer
@@ -52,14 +52,22 @@ def _refuse(message: str) -> typer.Exit:
 
 
 def _use(platform: Platform | None) -> None:
-    """Decides where JAX computes, in this process and in those that it starts."""
+    """Decides where JAX computes and keeps compiled programs, in this process and in those that it starts."""
     if platform is not None:
-        os.environ["JAX_PLATFORMS"] = platform.value
-        jax.config.update("jax_platforms", platform.value)
+        _set("jax_platforms", platform.value)
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnet"
+        _set("jax_compilation_cache_dir", str(kept))
+        _set("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         jax.devices()
     except RuntimeError as error:
         raise _refuse(f"JAX finds no device: {error}") from error
+
+
+def _set(option: str, value: Any) -> None:
+    os.environ[option.upper()] = str(value)
+    jax.config.update(option, value)
 
 
 def _run(tasks: dict[str, Options], out: Path, jobs: int = 1) -> None:

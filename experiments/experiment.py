@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jax import Array
@@ -28,7 +27,7 @@ class Options(NamedTuple):
     quick: bool = False
     data: Path | None = None
     test_data: Path | None = None
-    chosen: Mapping[str, Sequence[str]] = MappingProxyType({})
+    chosen: Mapping[str, Sequence[str]] = {}  # never changed
 
 
 class Measurement(NamedTuple):

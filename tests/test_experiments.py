@@ -1,6 +1,8 @@
 """The command, its data readers and its verdicts; the experiments themselves run by the README's first command."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -62,6 +64,15 @@ def test_command_refuses_in_one_line(arguments, message, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["run"], ["run", "gradient_check", "--seeds", "many"]])
 def test_command_refuses_bad_options(arguments):
     assert command(*arguments)[0] == 2
+
+
+def test_a_platform_that_is_not_there_is_said_in_one_line(tmp_path):
+    absent = "gpu" if jax.default_backend() == "tpu" else "tpu"
+    arguments = ["run", "logistic_regression", "--platform", absent, "--out", str(tmp_path)]
+    ran = subprocess.run([sys.executable, "-m", "experiments", *arguments], check=False, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "error: JAX finds no device:" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 class Claim:

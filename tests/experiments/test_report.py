@@ -4,6 +4,7 @@ import re
 import types
 
 import jax
+import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 from typer.testing import CliRunner
@@ -82,3 +83,23 @@ def test_a_failure_is_exit_code_1(tmp_path, monkeypatch):
 def test_every_statement_of_the_lecture_is_measured_by_default():
     claims = [Record(name, runner.load(name).CLAIM, True) for name in runner.BY_DEFAULT]
     assert {s for record in claims for s in record.statements} == set(range(1, 22))
+
+
+@pytest.fixture
+def quick_run(tmp_path):
+    """Two experiments at a time, each in a process of its own."""
+    tasks = dict.fromkeys(("image_classifier", "logistic_regression"), Options(jax.random.key(0), 2, quick=True))
+    return runner.run_all(tasks, tmp_path, Console(quiet=True), jobs=2), tmp_path
+
+
+def test_records_of_other_processes_come_in_order_and_with_their_files(quick_run):
+    records, folder = quick_run
+    assert [(record.name, record.holds) for record in records] == [
+        ("image_classifier", True),
+        ("logistic_regression", True),
+    ]
+    assert {path.name for path in folder.iterdir()} >= {
+        "index.html",
+        "image_classifier.svg",
+        "logistic_regression.json",
+    }
