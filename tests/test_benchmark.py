@@ -150,6 +150,7 @@ def known(step):
         "share": dict.fromkeys(times, 0.8),
         "compile": {EXPERT: np.ones(3), STEP: np.ones(3)},
         "temporary": {EXPERT: 100.0, STEP: 100.0},
+        "cost_apart": {EXPERT: 0.0, STEP: 1e-7, "Equinox": 1e-7},
         "weights_apart": {EXPERT: 0.0, STEP: 1e-4, "Equinox": 1e-4},
     }
 

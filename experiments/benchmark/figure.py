@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from experiments.benchmark.judgement import NO_SLOWER, OVER_EXPERT
 from experiments.benchmark.many_at_once import ALONE, BATCH, EXAMPLES, NORMS, TOGETHER
 from experiments.benchmark.measured import EXPERT, FIT, STEP
 from experiments.benchmark.workloads import TITLES
@@ -48,7 +49,7 @@ def plot(result: Result) -> Figure:
     if "training" in drawn:
         _training(axes["training"], drawn["training"])
         _programs(axes["programs"], drawn["training"])
-        canvas.legend(*axes["training"].get_legend_handles_labels(), loc="outside upper center", ncols=len(LOOKS) + 1)
+        canvas.legend(*axes["training"].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     for name in below:
         panels[name](axes[name], drawn[name])
     return canvas
@@ -76,15 +77,19 @@ def _times_over(axes: Axes) -> None:
 
 
 def _training(axes: Axes, training: dict[str, Any]) -> None:
-    for row, one in enumerate(training.values()):
+    for row, (workload, one) in enumerate(training.items()):
         seconds = {name: np.asarray(times) for name, times in one["seconds"].items()}
         present = [name for name in LOOKS if name in seconds]
+        axes.vlines(
+            OVER_EXPERT.get(workload, NO_SLOWER), row - 0.45, row + 0.45, color=BLUE, linewidth=1, linestyle=":"
+        )
         for y, name in zip(np.linspace(-0.32, 0.32, len(present)), present, strict=True):
             _dot(axes, seconds[name] / seconds[EXPERT], row + y, *LOOKS[name])
     for name, (colour, marker) in LOOKS.items():
         if any(name in one["seconds"] for one in training.values()):
             axes.plot([], [], marker, color=colour, label=name)
     axes.axvline(1, color="black", linewidth=1, label=EXPERT)
+    axes.plot([], [], color=BLUE, linewidth=1, linestyle=":", label="claimed of a step")
     axes.set(title="Time of a step, times expert JAX's")
     _times_over(axes)
     _rows(axes, [TITLES.get(name, name) for name in training])
@@ -99,7 +104,7 @@ def _programs(axes: Axes, training: dict[str, Any]) -> None:
     axes.plot([], [], "D", color=ORANGE, label="compile time")
     axes.axvline(1, color="black", linewidth=1)
     axes.set(title="Compiled step, times expert JAX's", xlim=(0, max(1.5, axes.get_xlim()[1])))
-    axes.legend(loc="upper left", fontsize=8, borderaxespad=0, handletextpad=0.2)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.05), ncols=2, fontsize=8, handletextpad=0, columnspacing=1)
     _rows(axes, [""] * len(training))
 
 
