@@ -42,8 +42,6 @@ from jaxnet.network import (
     cost_and_gradient,
     is_correct,
     mlp,
-    per_example_gradient_norms,
-    per_example_gradients,
     predict,
 )
 from jaxnet.optimizers import (
@@ -67,6 +65,7 @@ from jaxnet.optimizers import (
     nesterov,
     rmsprop,
 )
+from jaxnet.per_example import NoiseScale, gradient_noise_scale, per_example_gradient_norms, per_example_gradients
 from jaxnet.precision import in_precision
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
 from jaxnet.step import TrainState, init_state, train_step
@@ -100,6 +99,7 @@ __all__ = [
     "LionState",
     "Loss",
     "MomentumState",
+    "NoiseScale",
     "Report",
     "RmspropState",
     "Standardization",
@@ -129,6 +129,7 @@ __all__ = [
     "glorot_normal",
     "glorot_uniform",
     "gradient_descent",
+    "gradient_noise_scale",
     "he_normal",
     "he_uniform",
     "heavy_ball",

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float
 from jaxnet.activations import Activation, identity, relu, sigmoid, tanh
 from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, he_normal, lecun_normal
-from jaxnet.layers import Dense, Layer, dense, elementwise, map_layers, serial
+from jaxnet.layers import Layer, dense, elementwise, serial
 from jaxnet.losses import Loss
 
 
@@ -132,63 +131,3 @@ def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[A
     else:
         correct = prediction.argmax(axis=-1) == y
     return correct & jnp.isfinite(prediction).all(axis=-1)
-
-
-def _checked_targets(network: Layer, loss: Loss, params: Any, x: Array, y: ArrayLike) -> Array:
-    """y as the loss uses it, checked while it is concrete: inside `vmap` it is not."""
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"per-example gradients need a batch of shape (m, n_in) with m at least 1, got {x.shape}")
-    outputs, _ = jax.eval_shape(network.forward, params, x)
-    return loss.targets(outputs, y)
-
-
-@functools.cache
-def per_example_gradients(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Any]:
-    """The function (params, x, y) -> ∂L(i)/∂params for each example i, on a leading axis of every leaf."""
-
-    def one(params: Any, x: Array, y: Array) -> Any:
-        return cost_and_gradient(network, loss)(params, x, y)[1]
-
-    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Any:
-        return jax.vmap(one, in_axes=(None, 0, 0))(params, x, _checked_targets(network, loss, params, x, y))
-
-    return function
-
-
-@functools.cache
-def _squared_norms(leaf: Layer) -> Layer:
-    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum.
-
-    A leaf whose parameters are `Dense` is taken to be z = W a + b, with a for its cache.
-    """
-
-    def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
-        """∂L(i)/∂W = δ aᵀ and ∂L(i)/∂b = δ, and ‖δ aᵀ‖² = Σ_ij δ_i² a_j² = ‖δ‖²‖a‖²: together ‖δ‖²(‖a‖² + 1)."""
-        grad_inputs, gradient = leaf.backward(params, cache, delta)
-        if isinstance(params, Dense):
-            return grad_inputs, jnp.square(delta).sum(-1) * (jnp.square(cache).sum(-1) + 1)
-        if jax.tree.leaves(params):
-            raise TypeError(f"no closed form for the per-example gradient norm of {leaf.name}")
-        return grad_inputs, gradient
-
-    return leaf._replace(backward=backward)
-
-
-@functools.cache
-def per_example_gradient_norms(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Array]:
-    """The function (params, x, y) -> ‖∂L(i)/∂params‖ for each example i, shape (m,).
-
-    ‖∂L(i)/∂params‖² = Σ_l ‖δ[l]‖²(‖a[l-1]‖² + 1), summed over the dense layers in one backward pass over the batch: no
-    gradient of one example is ever formed (Goodfellow, 2015).
-    """
-    with_norms = map_layers(_squared_norms, network)
-
-    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Float[Array, " m"]:
-        y = _checked_targets(network, loss, params, x, y)
-        outputs, cache = with_norms.forward(params, x)
-        _, squares = with_norms.backward(params, cache, loss.gradient(outputs, y))
-        # `repeat` stacks its layers on a leading axis, so the examples are the last one.
-        by_leaf = (square.reshape(-1, len(x)).sum(0) for square in jax.tree.leaves(squares))
-        return jnp.sqrt(sum(by_leaf, jnp.zeros(len(x), outputs.dtype)))
-
-    return function

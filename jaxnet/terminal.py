@@ -47,4 +47,8 @@ def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[float, float],
         raise ImportError("a progress bar needs Rich: pip install 'jaxnet[experiments]'") from error
     with Progress() as bar:
         task = bar.add_task("training", total=epochs)
-        yield lambda done, cost: bar.update(task, completed=done, description=f"epoch {round(done, 2)}, cost {cost:.4g}")
+
+        def show(done: float, cost: float) -> None:
+            bar.update(task, completed=done, description=f"epoch {round(done, 2)}, cost {cost:.4g}")
+
+        yield show

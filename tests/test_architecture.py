@@ -13,6 +13,7 @@ ORDER = [
     "losses",
     "layers",
     "network",
+    "per_example",
     "precision",
     "preprocessing",
     "optimizers.transformation",

@@ -1,4 +1,4 @@
-"""Networks: the lecture's formulas, the gradient against autodiff, per-example gradients and norms, bad input."""
+"""Networks: the lecture's formulas, the gradient against autodiff, bad input."""
 
 from typing import Any
 
@@ -18,7 +18,6 @@ from jaxnet import (
     identity,
     is_correct,
     mlp,
-    per_example_gradient_norms,
     per_example_gradients,
     predict,
     relu,
@@ -113,32 +112,9 @@ def test_cost_and_gradient_are_means_over_examples(deep):
     assert_close(cost_and_gradient(network, softmax_cross_entropy)(params, x, y), (np.mean(costs), mean), 1e-14)
 
 
-def test_per_example_gradients_equal_vmapped_autodiff(deep):
-    network, params, x, y, gradients = deep
-    reference = jax.jit(jax.vmap(jax.grad(cost(network, softmax_cross_entropy)), in_axes=(None, 0, 0)))
-    assert_close(gradients, reference(params, x, y), 1e-13)
-
-
-def test_per_example_norms_equal_the_norms_of_the_gradients(deep):
-    network, params, x, y, gradients = deep
-    squares = sum(jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(gradients))
-    norms = per_example_gradient_norms(network, softmax_cross_entropy)
-    assert_close(norms(params, x, y), jnp.sqrt(squares), 1e-14)
-
-
-def test_per_example_norms_form_no_gradient_of_an_example():
-    """Nothing as large as one weight gradient for each example exists in the compiled program."""
-    network = mlp((50, 40, 30, 10))
-    params = jax.eval_shape(network.init, jax.random.key(0))
-    x, y = jax.ShapeDtypeStruct((20, 50), "float64"), jax.ShapeDtypeStruct((20,), "int64")
-    compiled = jax.jit(per_example_gradient_norms(network, softmax_cross_entropy)).lower(params, x, y).compile()
-    memory: Any = compiled.memory_analysis()
-    assert memory.temp_size_in_bytes < 20 * 50 * 40 * 8 / 4
-
-
 def test_same_network_gives_the_same_functions():
     assert mlp([5, 4, 1]) is mlp((5, 4, 1))
-    for factory in (cost, cost_and_gradient, predict, per_example_gradients, per_example_gradient_norms):
+    for factory in (cost, cost_and_gradient, predict, per_example_gradients):
         assert factory(mlp((5, 4, 1)), squared_error) is factory(mlp((5, 4, 1)), squared_error)
 
 
@@ -212,26 +188,3 @@ def test_cost_refuses_bad_batches(function, key):
         evaluate(params, x, jnp.ones((1, 3)))
     column = evaluate(params, x, jnp.ones((3, 1)))
     assert_close(evaluate(params, x, jnp.ones(3)), column, 0)
-
-
-@pytest.mark.parametrize("function", [per_example_gradients, per_example_gradient_norms])
-def test_per_example_functions_refuse_what_the_cost_refuses(function, key):
-    network = mlp((5, 3))
-    evaluate, params = function(network, softmax_cross_entropy), network.init(key)
-    with pytest.raises(ValueError, match="labels must lie in 0 to 2, got values from 3 to 3"):
-        evaluate(params, jnp.ones((2, 5)), jnp.array([3, 3]))
-    with pytest.raises(ValueError, match=r"need labels of shape \(2,\), got \(3,\)"):
-        evaluate(params, jnp.ones((2, 5)), jnp.array([0, 1, 2]))
-    with pytest.raises(ValueError, match=r"with m at least 1, got \(0, 5\)"):
-        evaluate(params, jnp.ones((0, 5)), jnp.zeros(0, int))
-
-
-def test_norms_refuse_leaves_without_a_closed_form_and_extra_axes(key):
-    network = mlp((5, 1))
-    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\) with m at least 1, got \(2, 3, 5\)"):
-        per_example_gradient_norms(network, squared_error)(network.init(key), jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
-    scale = jaxnet.Layer(
-        lambda key: jnp.ones(()), lambda s, a: (s * a, a), lambda s, a, delta: (s * delta, (a * delta).sum()), "scale"
-    )
-    with pytest.raises(TypeError, match="no closed form for the per-example gradient norm of scale"):
-        per_example_gradient_norms(scale, squared_error)(jnp.ones(()), jnp.ones((3, 1)), jnp.ones((3, 1)))

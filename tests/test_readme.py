@@ -61,6 +61,19 @@ def test_example_of_diagnostics_prints_what_is_told():
     assert f"`{failure}`" in README
 
 
+def test_example_of_a_sweep_finds_a_rate_that_learns():
+    costs, fitted = printed_by(examples()[4]).splitlines()
+    found = re.fullmatch(r"lowest cost (\S+) at a rate of (\S+); at 1, (\S+)", costs)
+    assert found is not None
+    lowest, rate, at_one = map(float, found.groups())
+    assert lowest < 0.01 < 1 < at_one
+    assert 1e-4 < rate < 0.5
+    told = re.fullmatch(r"it fits (\S+)%; before training, batches far above (\d+) examples were a waste", fitted)
+    assert told is not None
+    assert float(told[1]) > 99
+    assert 5 < int(told[2]) < 500
+
+
 def test_every_path_named_exists():
     root = Path(__file__).parent.parent
     for path in re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE):
