@@ -173,7 +173,7 @@ def sweep(
         finally:
             pool.shutdown(cancel_futures=True)
     cost = jnp.asarray(costs[:, :, :done].reshape(*shape, -1))
-    return joined([_with_axes(state) for state in states], tiles, shape), History(cost, interrupted=done < epochs)
+    return joined(states, tiles, shape), History(cost, interrupted=done < epochs)
 
 
 def _stacked(optimizers: GradientTransformation) -> tuple[GradientTransformation, int]:
@@ -201,10 +201,3 @@ def _finished(train: Any, x: Array, y: Array, epochs: Array, optimizers: Any, st
     """One call on one tile, waited for: calls of one thread would queue up behind each other."""
     states, costs = jax.block_until_ready(train(optimizers, states, x, y, epochs))
     return states, np.asarray(costs)
-
-
-def _with_axes(states: TrainState) -> TrainState:
-    """A tile's states with the two axes on every leaf."""
-    shape = jax.tree.leaves(states.params)[0].shape[:2]
-    key = jnp.broadcast_to(states.key, (shape[0], *states.key.shape))
-    return states._replace(key=key, step=jnp.full(shape, states.step))

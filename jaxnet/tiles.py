@@ -13,7 +13,7 @@ from jax import Array
 from optax import GradientTransformation
 
 from jaxnet.layers import Layer
-from jaxnet.step import init_state
+from jaxnet.step import TrainState, init_state
 
 # What the networks of a tile touch in a step should stay in a core's own cache. Networks of different keys share no
 # product, so that only small ones gain by being together. Above so many, nothing is left to gain.
@@ -89,8 +89,8 @@ def _cuts(length: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in starts]
 
 
-def joined(parts: Sequence[Any], tiles: Sequence[Tile], shape: tuple[int, int]) -> Any:
-    """The tree whose leaves are (n_optimizers, n_keys, ...), from those of the tiles."""
+def joined(states: Sequence[TrainState], tiles: Sequence[Tile], shape: tuple[int, int]) -> TrainState:
+    """The states whose leaves are (n_optimizers, n_keys, ...), from those of the tiles."""
 
     def join(*pieces: Array) -> Array:
         first = pieces[0]
@@ -101,4 +101,11 @@ def joined(parts: Sequence[Any], tiles: Sequence[Tile], shape: tuple[int, int]) 
             whole[tile] = piece
         return jnp.asarray(whole)
 
-    return jax.tree.map(join, *parts)
+    return jax.tree.map(join, *map(_with_both_axes, states))
+
+
+def _with_both_axes(states: TrainState) -> TrainState:
+    """A tile's states with the two axes on every leaf."""
+    shape = jax.tree.leaves(states.params)[0].shape[:2]
+    key = jnp.broadcast_to(states.key, (shape[0], *states.key.shape))
+    return states._replace(key=key, step=jnp.full(shape, states.step))

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import adam, adamw, fit, mlp, softmax_cross_entropy, sweep
+from jaxnet import adam, adamw, dense, elementwise, fit, mlp, repeat, serial, softmax_cross_entropy, sweep, tanh
 from jaxnet.tiles import chosen_chunk, cores, tiles_of
 from tests.compare import assert_close, compiled_programs
 
@@ -27,19 +27,19 @@ def data():
     return x, jnp.argmax(x[:, :CLASSES], axis=1)
 
 
-def train(data, optimizers=None, **options):
+def train(data, optimizers=None, network=NETWORK, **options):
     options = {"keys": KEYS, "batch_size": 16, "epochs": 3} | options
-    return sweep(NETWORK, softmax_cross_entropy, optimizers or jax.vmap(adam)(RATES), *data, **options)
+    return sweep(network, softmax_cross_entropy, optimizers or jax.vmap(adam)(RATES), *data, **options)
 
 
-def assert_members_equal_fit(trained, data, optimizers, keys, **options):
+def assert_members_equal_fit(trained, data, optimizers, keys, network=NETWORK, **options):
     state, history = trained
     options = {"batch_size": 16, "epochs": 3} | options
     assert history.cost.shape[:2] == (len(optimizers), len(keys))
     assert not history.interrupted
     for i, optimizer in enumerate(optimizers):
         for j, key in enumerate(keys):
-            alone, measured = fit(NETWORK, softmax_cross_entropy, optimizer, *data, key=key, **options)
+            alone, measured = fit(network, softmax_cross_entropy, optimizer, *data, key=key, **options)
             member = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], state)
             assert_close(history.cost[i, j], measured.cost, 1e-12)
             assert_close(member._replace(key=None), alone._replace(key=None), 1e-12)
@@ -58,8 +58,11 @@ def test_several_keys_of_one_optimizer_and_all_examples_a_step(data):
 
 
 def test_hyperparameters_that_are_scalars_are_shared(data):
-    trained = train(data, adamw(RATES, weight_decay=RATES), keys=KEYS[:1])
-    assert_members_equal_fit(trained, data, [adamw(rate, weight_decay=rate) for rate in RATES], KEYS[:1])
+    """In a stack too, whose layers are updated while δ flows back."""
+    stack = serial(dense(N, 6), repeat(serial(dense(6, 6), elementwise(tanh)), 3), dense(6, CLASSES))
+    trained = train(data, adamw(RATES, weight_decay=RATES), stack, keys=KEYS[:1])
+    optimizers = [adamw(rate, weight_decay=rate) for rate in RATES]
+    assert_members_equal_fit(trained, data, optimizers, KEYS[:1], stack)
 
 
 def test_foreign_transformations_and_keys_of_the_old_kind_are_taken(data):
