@@ -1,5 +1,6 @@
 """What is paid once: compiling a deep stack, importing, and the first verification in a process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,10 +24,17 @@ def stack(depth: int) -> Callable[[], Any]:
     return lambda: gradient.lower(params, x, y)
 
 
+def printed(program: str) -> str:
+    """What a program prints in a process of its own, which finds nothing compiled earlier."""
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
 def import_seconds() -> float:
     """What `import jaxnet` adds to `import jax, optax`, in a process of its own."""
     program = "import jax, optax, time; t = time.perf_counter(); import jaxnet; print(time.perf_counter() - t)"
-    return float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    return float(printed(program))
 
 
 VERIFICATION = """
@@ -43,6 +51,4 @@ print(layer, time.perf_counter() - started - layer)
 
 def verification_seconds(hidden: tuple[int, ...]) -> list[float]:
     """The first `verify_layer` and the first `verify_network` in a process of their own."""
-    program = VERIFICATION.format(hidden=hidden)
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    return [float(number) for number in printed.split()]
+    return [float(number) for number in printed(VERIFICATION.format(hidden=hidden)).split()]
