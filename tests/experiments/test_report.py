@@ -88,7 +88,8 @@ def test_every_statement_of_the_lecture_is_measured_by_default():
 @pytest.fixture
 def quick_run(tmp_path):
     """Two experiments at a time, each in a process of its own."""
-    tasks = dict.fromkeys(("image_classifier", "logistic_regression"), Options(jax.random.key(0), 2, quick=True))
+    options = Options(jax.random.key(0), seeds=2, quick=True)
+    tasks = {"image_classifier": options, "logistic_regression": options}
     return runner.run_all(tasks, tmp_path, Console(quiet=True), jobs=2), tmp_path
 
 
