@@ -116,22 +116,21 @@ def one_layer(initializer: Any, shape: tuple[int, int], keys: Array) -> tuple[np
     """Of one linear layer, E[z²]/E[a²] and E[(∂L/∂a)²]/E[δ²] of every seed."""
     n_out, n_in = shape
     params = jax.vmap(jaxnet.dense(n_in, n_out, initializer).init)(keys)
-    return jax.device_get(_ratios(shape, params, keys))
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(keys)).ravel())
+    a, delta = (jnp.asarray(generator.standard_normal((len(keys), 16, n))) for n in (n_in, n_out))
+    return jax.device_get(_ratios(shape, params, a, delta))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _ratios(shape: tuple[int, int], params: Any, keys: Array) -> tuple[Array, Array]:
+def _ratios(shape: tuple[int, int], params: Any, a: Array, delta: Array) -> tuple[Array, Array]:
     layer = jaxnet.dense(shape[1], shape[0])
 
-    def one(params: Any, key: Array) -> tuple[Array, Array]:
-        a_key, delta_key = jax.random.split(jax.random.fold_in(key, 1))
-        a = jax.random.normal(a_key, (16, shape[1]))
+    def one(params: Any, a: Array, delta: Array) -> tuple[Array, Array]:
         z, cache = layer.forward(params, a)
-        delta = jax.random.normal(delta_key, z.shape)
         grad_a, _ = layer.backward(params, cache, delta)
         return jnp.square(z).mean() / jnp.square(a).mean(), jnp.square(grad_a).mean() / jnp.square(delta).mean()
 
-    return jax.vmap(one)(params, keys)
+    return jax.vmap(one)(params, a, delta)
 
 
 # Training -------------------------------------------------------------------------------------------------------------

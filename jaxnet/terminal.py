@@ -48,7 +48,7 @@ def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[float, float],
     with Progress() as bar:
         task = bar.add_task("training", total=epochs)
 
-        def show(done: float, cost: float) -> None:
+        def show(done: int | float, cost: float) -> None:
             bar.update(task, completed=done, description=f"epoch {round(done, 2)}, cost {cost:.4g}")
 
         yield show
