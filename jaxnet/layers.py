@@ -199,14 +199,13 @@ def repeat(layer: Layer, times: int) -> Layer:
 
         def step(done: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
             delta, params, new = carry
-            params = _put(params, new, times - done)
+            params = _put(params, new, jnp.minimum(times - done, times - 1))
             own, cache = _at((params, caches), times - 1 - done)
             delta, new = layer.backward(own, cache, delta)
             return delta, params, new
 
-        own, cache = _at((params, caches), times - 1)
-        delta, new = layer.backward(own, cache, delta)
-        delta, params, new = jax.lax.fori_loop(1, times, step, (delta, params, new))
+        unchanged = _at(params, times - 1)  # the first round writes what is there
+        delta, params, new = jax.lax.fori_loop(0, times, step, (delta, params, unchanged))
         return delta, _put(params, new, 0)
 
     name = f"{times} × {layer.name}"
