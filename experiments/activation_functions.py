@@ -30,7 +30,7 @@ PLAIN, PUSHED, HEAVY = "as initialized", "biases N(0, 5²)", "weights × 8"
 SETTINGS = {PLAIN: (1.0, 0.0), PUSHED: (1.0, 5.0), HEAVY: (8.0, 0.0)}
 SATURATED = 0.1  # a unit is saturated where its slope is below a tenth of the largest
 SHALLOW, DEEP, TRAIN_WIDTH = 2, 10, 32
-RATES = (0.01, 0.03, 0.1)
+RATES = (0.03, 0.1)
 BATCH, EPOCHS = 64, 12
 
 

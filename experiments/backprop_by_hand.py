@@ -246,7 +246,7 @@ def run(options: Options, track: Track, slope: Slope = textbook_slope) -> Result
     with jax.enable_x64(True):
         *keys, x_key = jax.random.split(options.key, 3)
         network = jaxnet.mlp(SIZES, jaxnet.sigmoid)
-        params = jax.vmap(network.init)(jax.random.split(keys[0], seeds))
+        params = jax.jit(jax.vmap(network.init))(jax.random.split(keys[0], seeds))
         x = jax.random.uniform(x_key, (seeds, SIZES[0]))
         y = jax.random.bernoulli(keys[1], 0.5, (seeds, 1)).astype(x.dtype)
         compiled = jax.jit(jax.vmap(lambda params, x, y: _factors(params, x, y, slope)))

@@ -34,20 +34,21 @@ NETWORKS = {
 
 
 def _cast(tree: Any, dtype: str) -> Any:
-    """The tree with every float in another dtype; class labels stay integers."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """The tree of NumPy arrays with every float in another dtype; class labels stay integers."""
+    of = jnp.dtype(dtype)
+    return jax.tree.map(lambda leaf: leaf.astype(of) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
 def _cases(network: jaxnet.Layer, sizes: tuple[int, ...], loss: jaxnet.Loss, options: Options) -> tuple[Any, Any, Any]:
     """For every seed random parameters, biases too, inputs and targets; in bfloat16, so that every dtype holds them."""
     generator = np.random.default_rng(np.asarray(jax.random.key_data(options.key)))
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(generator.standard_normal((options.seeds, *shape)))
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal((options.seeds, *shape))
 
     shapes = jax.eval_shape(network.init, options.key)
     params = jax.tree.map(lambda leaf: normal(*leaf.shape) / np.sqrt(leaf.shape[-1]), shapes)
-    x, y = normal(BATCH, sizes[0]), jnp.tanh(normal(BATCH, sizes[-1]))
+    x, y = normal(BATCH, sizes[0]), np.tanh(normal(BATCH, sizes[-1]))
     if loss is jaxnet.binary_cross_entropy:
         y = (y > 0).astype(y.dtype)
     if loss is jaxnet.softmax_cross_entropy:
@@ -84,7 +85,7 @@ def _errors(name: str, options: Options) -> dict[str, np.ndarray]:
 
 def run(options: Options, track: Track) -> Result:
     """The relative difference of the two gradients for every network, dtype and layer: the largest of all seeds."""
-    names = list(NETWORKS)[:3] if options.quick else list(NETWORKS)
+    names = list(NETWORKS)[1:3] if options.quick else list(NETWORKS)
     with jax.enable_x64(True):
         errors = {name: _errors(name, options) for name in track(names, "networks")}
     measurements = [

@@ -116,7 +116,7 @@ def _learn(hidden: jaxnet.Activation, problem: tuple[np.ndarray, ...], keys: Arr
 def run(options: Options, track: Track, hidden: jaxnet.Activation = jaxnet.identity) -> Result:
     """Compares networks with their affine maps, then trains the same sizes with `hidden` and with ReLU."""
     keys = jax.random.split(options.key, options.seeds)
-    depths = DEPTHS[:3] if options.quick else DEPTHS
+    depths = DEPTHS[1:3] if options.quick else DEPTHS
     names = {"float64": hidden, "float32": hidden, "ReLU": jaxnet.relu}
     with jax.enable_x64(True):
         differences = {

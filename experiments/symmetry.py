@@ -145,7 +145,7 @@ def run(options: Options, track: Track, nudge: float = 0.0) -> Result:
     cases = {name: case._replace(nudge=nudge) if name.startswith("equal") else case for name, case in cases.items()}
     runs: dict[str, Any] = {}
     for name, case in track(cases.items(), "starts"):
-        params = jax.vmap(partial(start, case=case))(keys)
+        params = jax.jit(jax.vmap(partial(start, case=case)))(keys)
         runs[name] = jax.device_get(train(network_of(case), case.optimizer, params, keys, data))
     steps = EPOCHS * -(-len(x) // BATCH_SIZE)
     measurements = [
