@@ -15,7 +15,10 @@ from jaxnet.activations import (
     softplus,
     tanh,
 )
+from jaxnet.checkpoint import CheckpointError, Checkpoints
 from jaxnet.diagnostics import Diagnostics, first_nonfinite, layer_names, observed_step
+from jaxnet.epochs import train_epochs
+from jaxnet.history import History, TrainingError
 from jaxnet.initializers import (
     constant,
     glorot_normal,
@@ -69,8 +72,9 @@ from jaxnet.per_example import NoiseScale, gradient_noise_scale, per_example_gra
 from jaxnet.precision import in_precision
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
 from jaxnet.step import TrainState, init_state, train_step
+from jaxnet.streaming import fit_batches
 from jaxnet.sweep import sweep
-from jaxnet.training import History, fit, train_epochs
+from jaxnet.training import fit
 from jaxnet.updating import updating, updating_step
 from jaxnet.verify import (
     Finding,
@@ -90,6 +94,8 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AmsgradState",
+    "CheckpointError",
+    "Checkpoints",
     "Dense",
     "Diagnostics",
     "Finding",
@@ -104,6 +110,7 @@ __all__ = [
     "RmspropState",
     "Standardization",
     "TrainState",
+    "TrainingError",
     "adagrad",
     "adam",
     "adamax",
@@ -120,6 +127,7 @@ __all__ = [
     "elu_with",
     "first_nonfinite",
     "fit",
+    "fit_batches",
     "fit_standardization",
     "flatten_images",
     "from_step",

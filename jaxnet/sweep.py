@@ -20,12 +20,15 @@ from jaxtyping import Num
 from optax import GradientTransformation
 
 from jaxnet.arguments import positive_integer
+from jaxnet.epochs import train_epochs
+from jaxnet.examples import as_pytree, checked_examples
+from jaxnet.history import History
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
 from jaxnet.tiles import bytes_touched, chosen_chunk, cores, joined, tiles_of
-from jaxnet.training import CHUNK_EXAMPLES, History, _as_pytree, _check_data, train_epochs
+from jaxnet.training import CHUNK_EXAMPLES
 
 # A call on one tile runs about so long, before the host hears of it and may be interrupted, at most so many epochs.
 CALL_SECONDS = 0.1
@@ -129,10 +132,10 @@ def sweep(
     """
     epochs = positive_integer("epochs", epochs)
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
-    optimizers, n_optimizers = _stacked(_as_pytree(optimizers))
+    optimizers, n_optimizers = _stacked(as_pytree(optimizers))
     _check_keys(keys)
     shape = (n_optimizers, len(keys))
-    x, y = _check_data(network, loss, jax.eval_shape(network.init, keys[0]), x, y)
+    x, y = checked_examples(network, loss, jax.eval_shape(network.init, keys[0]), x, y)
     workers = cores(x)
     if chunk is None:
         chunk = chosen_chunk(bytes_touched(network, optimizers, keys, x, batch_size), shape, workers, x)

@@ -1,140 +1,34 @@
-"""Training: forward, cost, backward and update as one compiled program an epoch.
+"""Training: `fit`, the edge where checks, compilation, the terminal, the disk and bad numbers meet the pure functions.
 
-Everything here is a pure function of explicit arguments but `fit`, the edge: it checks the data, compiles, keeps the
-host informed between chunks of epochs, and hands back what was trained when it is interrupted.
+It checks the data, runs compiled chunks of epochs, keeps the host informed between them, and hands back what was
+trained whatever happens.
 """
 
+import os
 import time
-from functools import partial
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Float, Num
+from jaxtyping import Num
 from optax import GradientTransformation
 
-from jaxnet.arguments import check_finite, positive_integer
-from jaxnet.diagnostics import Diagnostics, observed_step
+from jaxnet.arguments import positive_integer
+from jaxnet.checkpoint import CheckpointError, Checkpoints
+from jaxnet.diagnostics import Diagnostics
+from jaxnet.epochs import epoch_batches, train_epochs
+from jaxnet.examples import as_pytree, checked_examples
+from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
-from jaxnet.network import cost_and_gradient
+from jaxnet.nonfinite import Failure, OnNonfinite, all_finite, check_on_nonfinite, first_failure
 from jaxnet.precision import in_precision
-from jaxnet.preprocessing import random_order, split_order
-from jaxnet.scan import alternating_scan
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
-from jaxnet.updating import fastest_step
-
-
-class History(NamedTuple):
-    """What a training run measured.
-
-    Attributes:
-        cost: J of every step's mini-batch, before that step's update.
-        interrupted: whether Ctrl-C ended the run before all epochs were done.
-        diagnostics: of the observed steps, on a leading axis; None if none was to be.
-    """
-
-    cost: Float[Array | np.ndarray, " steps"]
-    interrupted: bool = False
-    diagnostics: Diagnostics | None = None
-
-
-def train_epochs(
-    network: Layer,
-    loss: Loss,
-    optimizer: GradientTransformation,
-    state: TrainState,
-    x: Array,
-    y: Array,
-    epochs: ArrayLike,
-    *,
-    batch_size: int | None,
-    capacity: int,
-    observe_every: int | None = None,
-) -> tuple[TrainState, Any]:
-    """`epochs` passes over the examples, one step for each mini-batch X{1}, ..., X{T}; returns J of every step.
-
-    The costs, (capacity, steps), have room for `capacity` epochs, so that `epochs` may be traced. An epoch's order
-    depends on the state's key and step alone: ten epochs are the same in one call or in several.
-
-    Args:
-        network, loss, optimizer: what to train; the optimizer is a pytree and may be traced.
-        state: where to begin.
-        x, y: the examples.
-        epochs: how many passes, at most `capacity`.
-        batch_size: examples a step; None is batch gradient descent on all m, 1 is stochastic gradient descent.
-        capacity: rows of the costs; those from `epochs` on are 0.
-        observe_every: observe the steps 0, n, 2n, ... of the state's count, and return (costs, diagnostics) for the
-            costs: one row an observed step, the step being -1 in rows left over.
-    """
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    m, first = len(x), state.step
-    steps = 1 if batch_size is None else -(-m // batch_size)
-
-    def batch(examples: Array | None) -> tuple[Array, Array]:
-        return (x, y) if examples is None else (x[examples], y[examples])
-
-    train = fastest_step(network, optimizer)
-
-    def step(carry: Any, examples: Array | None) -> tuple[Any, Array]:
-        state, record = carry
-        state, cost = train(network, loss, optimizer, state, *batch(examples))
-        return (state, record), cost
-
-    if observe_every is None:
-        scan, record = partial(jax.lax.scan, step), None
-    else:
-        every: int = observe_every
-        observe = partial(observed_step, network, loss, optimizer)
-
-        def due(carry: Any) -> Array:
-            return carry[0].step % every == 0
-
-        def observed(carry: Any, examples: Array | None) -> tuple[Any, Array]:
-            state, record = carry
-            row = state.step // every + (-first) // every
-            state, cost, diagnostics = observe(state, *batch(examples))
-            return (state, jax.tree.map(lambda rows, entry: rows.at[row].set(entry), record, diagnostics)), cost
-
-        _, _, shapes = jax.eval_shape(observe, state, x, y)
-        rows = -(-capacity * steps // every)
-        record = jax.tree.map(lambda entry: jnp.full((rows, *entry.shape), -1, entry.dtype), shapes)
-        scan = partial(alternating_scan, due, step, observed)
-
-    if batch_size is None:
-
-        def run_epoch(epoch: Array, carry: Any) -> tuple[Any, Array]:
-            return scan(carry, None, length=1)
-
-    else:
-        # Random bits are drawn for all epochs together, which costs a CPU hardly more than for one.
-        first_steps = first + steps * jnp.arange(capacity, dtype=first.dtype)
-        keys = jax.vmap(partial(jax.random.fold_in, state.key))(first_steps)
-        bits = jax.vmap(partial(jax.random.bits, shape=(m,), dtype=jnp.uint32))(keys)
-
-        def run_epoch(epoch: Array, carry: Any) -> tuple[Any, Array]:
-            full, rest = split_order(random_order(bits[epoch]), batch_size)
-            costs = []
-            for batches in (full, rest[None]):
-                if batches.size:
-                    carry, cost = scan(carry, batches, length=len(batches))
-                    costs.append(cost)
-            return carry, jnp.concatenate(costs)
-
-    def body(epoch: Array, loop: tuple[Any, Array]) -> tuple[Any, Array]:
-        carry, costs = loop
-        carry, epoch_costs = run_epoch(epoch, carry)
-        return carry, costs.at[epoch].set(epoch_costs)
-
-    dtype = jax.eval_shape(cost_and_gradient(network, loss), state.params, x, y)[0].dtype
-    (state, record), costs = jax.lax.fori_loop(0, epochs, body, ((state, record), jnp.zeros((capacity, steps), dtype)))
-    return state, costs if record is None else (costs, record)
-
 
 # A compiled call runs about so long before the host hears of it, at most so many epochs, and of those no more than draw
 # random bits for so many examples.
@@ -162,6 +56,10 @@ def fit(
     progress: bool = False,
     observe_every: int | None = None,
     compute_dtype: DTypeLike | None = None,
+    on_nonfinite: OnNonfinite = "raise",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    keep: int = 3,
 ) -> tuple[TrainState, History]:
     """Trains a network on the examples (x, y).
 
@@ -182,53 +80,134 @@ def fit(
         observe_every: measure what happens in each layer in the steps 0, n, 2n, ... of the state's count; None: never,
             and the compiled program holds nothing of it.
         compute_dtype: of the products, bfloat16 for instance; parameters and updates keep theirs (see `in_precision`).
+        on_nonfinite: when a cost or a parameter is not finite, raise `TrainingError`, stop, or go on. The first two
+            name the step, the layer and the quantity in which it began, and hand back the state before that step.
+        checkpoint: a folder in which the run is saved, beside the training. A run that finds its checkpoints there goes
+            on from the newest that is whole, and ends bit for bit as if it had never stopped.
+        checkpoint_every: epochs from one checkpoint to the next; there is one more at the end, or after Ctrl-C.
+        keep: how many of the newest checkpoints to keep.
 
     Returns:
-        The final state, the cost of every step, and the diagnostics of those observed. After Ctrl-C, what was trained
-        until then; a second one raises `KeyboardInterrupt`.
+        The final state, the cost of every step since the beginning of the run, and the diagnostics of the steps
+        observed since it was last resumed. After Ctrl-C, what was trained until then; a second one raises
+        `KeyboardInterrupt`.
 
     Raises:
         ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
-            that do not fit the network or the loss, or a batch size, epochs or observe_every below 1.
+            that do not fit the network or the loss, a batch size, epochs, observe_every, checkpoint_every or keep below
+            1, an unknown on_nonfinite, or a checkpoint of another network, optimizer or number of steps an epoch.
         TypeError: for class labels, a batch size, epochs or observe_every that are not integers, data that are not real
             numbers, or an optimizer that is none.
+        CheckpointError: if the folder of checkpoints cannot be written, or all that are in it are damaged.
+        TrainingError: for a number that is not finite, or a checkpoint that cannot be saved during the run. It holds
+            the last good state and the history.
     """
     epochs = positive_integer("epochs", epochs)
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
     observe_every = None if observe_every is None else positive_integer("observe_every", observe_every)
-    optimizer = _as_pytree(optimizer)
+    checkpoint_every = positive_integer("checkpoint_every", checkpoint_every)
+    check_on_nonfinite(on_nonfinite)
+    optimizer = as_pytree(optimizer)
     network = network if compute_dtype is None else in_precision(network, compute_dtype)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
-    trained: TrainState = _init_state(network, optimizer, key) if state is None else jax.tree.map(jnp.copy, state)
-    x, y = _check_data(network, loss, trained.params, x, y)
+    trained: TrainState = _init_state(network, optimizer, key) if state is None else _copy(state)
+    x, y = checked_examples(network, loss, trained.params, x, y)
+    epoch_steps = 1 if batch_size is None else -(-len(x) // batch_size)
+    capacity = max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
+
+    def train(state: TrainState, epochs: int) -> tuple[TrainState, tuple[np.ndarray, Diagnostics | None]]:
+        state, measured = _train_epochs(
+            network,
+            loss,
+            optimizer,
+            state,
+            x,
+            y,
+            epochs,
+            batch_size=batch_size,
+            capacity=capacity,
+            observe_every=observe_every,
+        )
+        return state, _on_host(measured, epochs)
+
+    def failing(state: TrainState, epochs: int, chunks: list[Any]) -> Failure:
+        """Repeats epochs of which one is bad: the good ones as they were, the bad one step by step."""
+        for _ in range(epochs):
+            before = _copy(state)
+            state, measured = train(state, 1)
+            if not _is_good(state, measured):
+                state = before
+                break
+            chunks.append(measured)
+        batches = epoch_batches(state, x, y, batch_size)
+        return first_failure(network, loss, optimizer, batches, state, observe_every)
+
+    def save(saved: Checkpoints, last: bool = False) -> None:
+        history = _joined(chunks)
+        try:
+            if int(trained.step) not in saved.steps:
+                saved.save(trained, np.asarray(history.cost))
+            if last:
+                saved.wait()
+        except CheckpointError as error:
+            raise TrainingError(str(error), trained, history) from error
 
     chunks: list[Any] = []
-    done, chunk, capacity = 0, 1, max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
-    with interruption() as interrupted, progress_bar(progress, epochs) as show:
+    done, chunk, failure = 0, 1, None
+    with (
+        nullcontext() if checkpoint is None else Checkpoints(checkpoint, network, keep=keep) as saved,
+        interruption() as interrupted,
+        progress_bar(progress, epochs) as show,
+    ):
+        if saved is not None and (resumed := saved.restore(trained)) is not None:
+            trained, cost = resumed
+            chunks, done = [(cost, None)], _finished(cost, epoch_steps)
         while done < epochs and not interrupted():
             chunk = min(chunk, epochs - done)
+            if saved is not None:
+                chunk = min(chunk, checkpoint_every - done % checkpoint_every)
             started = time.perf_counter()
-            trained, measured = _train_epochs(
-                network,
-                loss,
-                optimizer,
-                trained,
-                x,
-                y,
-                chunk,
-                batch_size=batch_size,
-                capacity=capacity,
-                observe_every=observe_every,
-            )
-            chunks.append(_on_host(measured, chunk))
+            before = None if on_nonfinite == "ignore" else _copy(trained)
+            trained, measured = train(trained, chunk)
+            if before is not None and not _is_good(trained, measured):
+                failure = failing(before, chunk, chunks)
+                trained = failure.state
+                chunks.append((failure.cost, failure.diagnostics))
+                break
+            chunks.append(measured)
             done += chunk
-            show(done, chunks[-1][0][-1])
+            show(done, measured[0][-1])
             pace = chunk / (time.perf_counter() - started)
             chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
-    cost, diagnostics = (
-        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks) if chunks else (jnp.zeros(0), None)
+            if saved is not None and done % checkpoint_every == 0:
+                save(saved)
+        if saved is not None and failure is None:
+            save(saved, last=True)
+    history = _joined(chunks)._replace(
+        interrupted=done < epochs and failure is None, nonfinite=None if failure is None else failure.what
     )
-    return trained, History(cost, interrupted=done < epochs, diagnostics=diagnostics)
+    if failure is not None and on_nonfinite == "raise":
+        raise TrainingError(f"{failure.what}; the error's `state` is the last good one", trained, history)
+    return trained, history
+
+
+def _copy(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
+
+
+def _is_good(state: TrainState, measured: tuple[np.ndarray, Any]) -> bool:
+    return bool(np.isfinite(measured[0]).all() and all_finite(state.params))
+
+
+def _finished(cost: np.ndarray, epoch_steps: int) -> int:
+    """The epochs that so many steps are."""
+    done, rest = divmod(len(cost), epoch_steps)
+    if rest:
+        raise ValueError(
+            f"the checkpoint was saved after {len(cost)} steps, which are no whole epochs of {epoch_steps} steps: "
+            "resume with the same number of examples and batch size"
+        )
+    return done
 
 
 def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None]:
@@ -239,28 +218,8 @@ def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None
     return np.asarray(costs)[:epochs].ravel(), record
 
 
-def _as_pytree(optimizer: GradientTransformation) -> GradientTransformation:
-    """The optimizer as an argument of `jit`: functions that are no pytrees, such as Optax's closures, become static."""
-    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
-        raise TypeError(f"optimizer must come from jaxnet.optimizers or Optax, got {optimizer!r}")
-    transformation = GradientTransformation(optimizer.init, optimizer.update)
-    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, transformation)
-
-
-def _check_data(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
-    """The data on the device, in the dtype of the parameters; raises the errors that `fit` documents."""
-    x, y = (value if isinstance(value, Array) else np.asarray(value) for value in (x, y))
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"fit needs at least one example, got x of shape {x.shape}")
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(f"x and y need the same number of examples, got shapes {x.shape} and {y.shape}")
-    for name, value in (("x", x), ("y", y)):
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
-            raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    with np.errstate(over="ignore"):  # what overflows the dtype of the parameters is reported below
-        x = jnp.asarray(x, dtype)
-    check_finite("x", x)
-    check_finite("y", y)
-    outputs, _ = jax.eval_shape(network.forward, params, x)
-    return x, loss.targets(outputs, y)
+def _joined(chunks: list[tuple[np.ndarray, Diagnostics | None]]) -> History:
+    costs = [cost for cost, _ in chunks]
+    records = [record for _, record in chunks if record is not None]
+    diagnostics = jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else None
+    return History(np.concatenate(costs) if costs else np.zeros(0), diagnostics=diagnostics)

@@ -1,0 +1,204 @@
+"""Checkpoints: a resumed run ends bit for bit as one that never stopped; what is damaged or of others is told."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnet
+from jaxnet import training
+from tests.checkpointed_run import NETWORK, OPTIMIZER, numbers, run
+
+SCRIPT = Path(__file__).with_name("checkpointed_run.py")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return numbers(*run())
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, strict=True)
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole):
+    run(checkpoint=tmp_path, checkpoint_every=4, epochs=6, keep=2)
+    assert steps(tmp_path) == [20, 30]
+    assert_same(numbers(*run(checkpoint=tmp_path, checkpoint_every=4, keep=2)), whole)
+    assert steps(tmp_path) == [140, 150]
+    assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
+def test_interrupted_run_saves_where_it_stopped(tmp_path, whole, monkeypatch):
+    original = training._train_epochs
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(training, "_train_epochs", interrupted)
+    state, history = run(checkpoint=tmp_path, checkpoint_every=1000)
+    assert history.interrupted
+    assert steps(tmp_path) == [int(state.step)] == [5]
+    monkeypatch.undo()
+    assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.one_in(25)
+def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
+    generator = np.random.default_rng(seed)
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": os.fspath(SCRIPT.parents[1])}
+    command = [sys.executable, SCRIPT, tmp_path / "run", tmp_path / "result.npz"]
+    killed = 0
+    for attempt in range(20):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        if attempt < 3:
+            process.stdout.readline()
+            time.sleep(generator.uniform(0.5, 4))
+            process.kill()
+        process.wait()
+        process.stdout.close()
+        if process.returncode == 0:
+            break
+        killed += process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
+    assert killed > 0
+    with np.load(tmp_path / "result.npz") as result:
+        assert_same(dict(result), whole)
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def altered(folder):
+    path = largest_file(folder / "arrays")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(folder):
+    path = largest_file(folder / "arrays")
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def renumbered(folder):
+    path = folder / "content" / "metadata"
+    path.write_text(path.read_text().replace("dense 4", "dense 5"))
+
+
+def emptied(folder):
+    (folder / "content" / "metadata").write_text("")
+
+
+@pytest.mark.parametrize("damage", [altered, truncated, renumbered, emptied])
+def test_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, whole, damage):
+    run(checkpoint=tmp_path, epochs=3)
+    damage(tmp_path / "15")
+    with pytest.warns(UserWarning, match=r"checkpoint of step 15 in .* is damaged and was renamed damaged-15"):
+        resumed = run(checkpoint=tmp_path)
+    assert_same(numbers(*resumed), whole)
+    assert (tmp_path / "damaged-15").is_dir()
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
+    run(checkpoint=tmp_path, epochs=1)
+    emptied(tmp_path / "5")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(jaxnet.CheckpointError, match="name another folder"):
+        run(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "difference"),
+    [
+        (jaxnet.mlp((4, 9, 3)), OPTIMIZER, r"layer 0 is \[0\] dense 4→8 there and \[0\] dense 4→9 here"),
+        (jaxnet.mlp((4, 8, 3), jaxnet.tanh), OPTIMIZER, r"layer 1 is \[1\] relu there and \[1\] tanh here"),
+        (NETWORK, jaxnet.momentum(0.1), r"\.opt_state\..* is float64\[8, 4\] there and nothing here"),
+        (
+            jaxnet.mlp((4, 8, 3), dtype="float32"),
+            OPTIMIZER,
+            r"weight is float64\[8, 4\] there and float32\[8, 4\] here",
+        ),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(tmp_path, network, optimizer, difference):
+    run(checkpoint=tmp_path, epochs=1)
+    with jaxnet.Checkpoints(tmp_path, network) as saved:
+        state = jaxnet.init_state(network, optimizer, jax.random.key(1))
+        with pytest.raises(ValueError, match=difference):
+            saved.restore(state)
+    assert steps(tmp_path) == [5]
+
+
+def test_other_batches_are_refused(tmp_path):
+    run(checkpoint=tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="after 5 steps, which are no whole epochs of 2 steps"):
+        run(checkpoint=tmp_path, batch_size=35)
+
+
+def test_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(jaxnet.CheckpointError, match=r"checkpoints cannot be kept in .*file"):
+        run(checkpoint=tmp_path / "file" / "folder")
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file can grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Orbax reports the failure of its threads twice.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_loses_nothing(tmp_path, whole):
+    run(checkpoint=tmp_path, epochs=2)
+    with (
+        full_disk(),
+        pytest.raises(
+            jaxnet.TrainingError, match=r"could not be saved in .*; those before it are kept: .*too large"
+        ) as caught,
+    ):
+        run(checkpoint=tmp_path, checkpoint_every=3)
+    error = caught.value
+    assert int(error.state.step) == len(error.history.cost) >= 15
+    np.testing.assert_array_equal(error.history.cost, whole["cost"][: len(error.history.cost)])
+    assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_every", "keep"])
+def test_counts_below_one_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        run(checkpoint=tmp_path, **{name: 0})
+
+
+def test_a_state_is_saved_and_restored_by_hand(tmp_path):
+    state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
+    with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
+        assert saved.restore(state) is None
+        saved.save(state, np.arange(3.0))
+    with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
+        assert saved.steps == (0,)
+        restored, cost = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4)))
+    np.testing.assert_array_equal(cost, np.arange(3.0))
+    assert_same(numbers(restored, jaxnet.History(cost)), numbers(state, jaxnet.History(cost)))

@@ -1,0 +1,156 @@
+"""Batches that come one by one train as `fit` does; what goes wrong among them loses nothing."""
+
+import itertools
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet
+from jaxnet.epochs import epoch_batches
+
+NETWORK, LOSS, OPTIMIZER = jaxnet.mlp((4, 8, 3)), jaxnet.softmax_cross_entropy, jaxnet.adam(0.01)
+KEY, EPOCHS, BATCH_SIZE = jax.random.key(0), 4, 16
+X = np.random.default_rng(0).standard_normal((70, 4))
+Y = X[:, :3].argmax(axis=1)
+ORDER = [
+    np.asarray(examples)
+    for epoch in range(EPOCHS)
+    for examples, _ in epoch_batches(
+        jaxnet.init_state(NETWORK, OPTIMIZER, KEY)._replace(step=jnp.asarray(5 * epoch)),
+        jnp.arange(len(X)),
+        jnp.asarray(Y),
+        BATCH_SIZE,
+    )
+]
+
+
+def batches(x=X, y=Y):
+    for examples in ORDER:
+        yield x[examples], y[examples]
+
+
+def train(batches, **options):
+    return jaxnet.fit_batches(NETWORK, LOSS, OPTIMIZER, batches, key=KEY, **options)
+
+
+def assert_same(actual, expected):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return train(batches())
+
+
+def test_trains_as_fit_does_on_the_same_order(whole):
+    state, history = whole
+    expected, at_once = jaxnet.fit(NETWORK, LOSS, OPTIMIZER, X, Y, key=KEY, batch_size=BATCH_SIZE, epochs=EPOCHS)
+    np.testing.assert_allclose(history.cost, at_once.cost, rtol=1e-12)
+    for a, e in zip(jax.tree.leaves(state._replace(key=0)), jax.tree.leaves(expected._replace(key=0)), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-14)
+    assert (state.key == expected.key).all()
+    assert not history.interrupted
+
+
+def test_memory_mapped_files_train_the_same(tmp_path, whole):
+    for name, array in (("x", X), ("y", Y)):
+        np.save(tmp_path / name, array)
+    mapped = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
+    state, history = train(batches(*mapped))
+    assert_same((state.params, history.cost), (whole[0].params, whole[1].cost))
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole):
+    train(itertools.islice(batches(), 12), checkpoint=tmp_path, checkpoint_every=5)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [5, 10, 12]
+    state, history = train(batches(), checkpoint=tmp_path, checkpoint_every=5)
+    assert_same((state.params, state.opt_state, history.cost), (whole[0].params, whole[0].opt_state, whole[1].cost))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ((X[:3], Y[:2]), r"batch 7: x and y need the same number of examples"),
+        ((X[:3] * np.nan, Y[:3]), r"batch 7: x must be finite"),
+        ((X[:3, :2], Y[:3]), r"batch 7: "),
+        (X[:3], r"batch 7: "),
+    ],
+)
+def test_wrong_batch_is_named_and_the_state_before_it_handed_back(whole, wrong, message):
+    with pytest.raises(jaxnet.TrainingError, match=message) as caught:
+        train(itertools.chain(itertools.islice(batches(), 7), [wrong], batches()))
+    error = caught.value
+    assert int(error.state.step) == 7
+    np.testing.assert_array_equal(error.history.cost, whole[1].cost[:7])
+
+
+def test_error_of_the_iterable_loses_nothing(whole):
+    def failing():
+        yield from itertools.islice(batches(), 9)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(jaxnet.TrainingError, match="batch 9: the disk is gone") as caught:
+        train(failing())
+    np.testing.assert_array_equal(caught.value.history.cost, whole[1].cost[:9])
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def overflowing():
+    """Batches of which the seventh drives a linear network with a squared error to infinity."""
+    for number, (x, _) in enumerate(batches()):
+        yield x * (1e200 if number == 7 else 1), x[:, :2]
+
+
+@pytest.mark.parametrize("word", ["raise", "stop"])
+def test_number_that_is_not_finite_is_named(word):
+    arguments = jaxnet.mlp((4, 2)), jaxnet.squared_error, OPTIMIZER, overflowing()
+    if word == "raise":
+        with pytest.raises(jaxnet.TrainingError, match="step 7: the cost is not finite") as caught:
+            jaxnet.fit_batches(*arguments, key=KEY)
+        state, history = caught.value.state, caught.value.history
+    else:
+        state, history = jaxnet.fit_batches(*arguments, key=KEY, on_nonfinite="stop")
+    assert history.nonfinite == "step 7: the cost is not finite"
+    assert int(state.step) == len(history.cost) == 7
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_reads_no_further_ahead_than_told():
+    read, most = [], []
+
+    def counted():
+        for number, batch in enumerate(batches()):
+            read.append(number)
+            yield batch
+
+    def watched():
+        for number, batch in enumerate(counted()):
+            most.append((number, threading.current_thread().name))
+            yield batch
+
+    _, history = train(watched(), ahead=1)
+    assert len(history.cost) == len(read) == len(ORDER)
+    assert {name.split("_")[0] for _, name in most} == {"read-ahead"}
+
+
+def test_interrupt_returns_what_was_trained(whole):
+    def interrupting():
+        for number, batch in enumerate(batches()):
+            if number == 8:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    state, history = train(interrupting(), ahead=1)
+    assert history.interrupted
+    assert int(state.step) == len(history.cost) < len(ORDER)
+    np.testing.assert_array_equal(history.cost, whole[1].cost[: len(history.cost)])
+
+
+def test_no_batches_are_an_error():
+    with pytest.raises(ValueError, match="at least one batch"):
+        train([])
