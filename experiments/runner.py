@@ -83,7 +83,7 @@ def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, 
     """The records in the order in which the experiments finish."""
     # JAX's threads do not survive a fork.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as executor:
-        last_first = reversed(tasks.items())  # the long ones stand last: the short ones fill the gaps at the end
+        last_first = reversed(list(tasks.items()))  # the long ones stand last: the short ones fill the gaps at the end
         futures = [executor.submit(run, name, options, folder) for name, options in last_first]
         try:
             every = track(as_completed(futures), f"{jobs} at a time", len(futures), console=console, transient=True)

@@ -191,6 +191,7 @@ def fit(
     return trained, history
 
 
+@jax.jit
 def _copy(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
@@ -215,7 +216,7 @@ def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None
     costs, record = measured if isinstance(measured, tuple) else (measured, None)
     if record is not None:
         record = jax.tree.map(lambda rows, seen=record.step >= 0: np.asarray(rows[seen]), record)
-    return np.asarray(costs)[:epochs].ravel(), record
+    return np.asarray(costs)[:epochs].flatten(), record  # a copy: a view would keep the rows that are not used
 
 
 def _joined(chunks: list[tuple[np.ndarray, Diagnostics | None]]) -> History:

@@ -1,6 +1,7 @@
 """A run that saves after every epoch, for a process that is killed: FOLDER RESULT."""
 
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +16,8 @@ def run(**options):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((70, 4))
     y = x[:, :3].argmax(axis=1)
-    options = {"batch_size": 16, "epochs": EPOCHS} | options
-    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, x, y, key=jax.random.key(0), **options)
+    chosen: Any = {"batch_size": 16, "epochs": EPOCHS} | options
+    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, x, y, key=jax.random.key(0), **chosen)
 
 
 def numbers(state, history):

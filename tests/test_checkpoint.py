@@ -67,6 +67,7 @@ def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
     killed = 0
     for attempt in range(20):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
         if attempt < 3:
             process.stdout.readline()
             time.sleep(generator.uniform(0.5, 4))
@@ -199,6 +200,8 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path):
         saved.save(state, np.arange(3.0))
     with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.steps == (0,)
-        restored, cost = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4)))
+        found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4)))
+    assert found is not None
+    restored, cost = found
     np.testing.assert_array_equal(cost, np.arange(3.0))
     assert_same(numbers(restored, jaxnet.History(cost)), numbers(state, jaxnet.History(cost)))

@@ -52,7 +52,9 @@ def test_raise_names_the_step_and_hands_back_the_state_before_it():
 def test_stop_returns_the_same_and_what_was_observed():
     state, costs = by_a_plain_loop()
     stopped, history = jaxnet.fit(LINEAR, LOSS, TOO_FAST, X, Y, **RUN, on_nonfinite="stop", observe_every=3)
+    assert history.nonfinite is not None
     assert history.nonfinite.startswith(f"step {len(costs)}: ")
+    assert history.diagnostics is not None
     assert_same(stopped.params, state.params)
     np.testing.assert_array_equal(history.diagnostics.step, np.arange(0, len(costs), 3))
     assert np.isfinite(history.diagnostics.cost).all()
@@ -81,7 +83,7 @@ def constant_updates(value, at):
     def update(updates, count, params=None):
         return jax.tree.map(lambda u: jnp.full_like(u, jnp.where(count == at, value, 0.0)), updates), count + 1
 
-    return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
+    return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -111,4 +113,4 @@ def test_a_parameter_that_overflows_unseen_by_the_cost_is_found():
 
 def test_another_word_is_refused(unchecked):
     with pytest.raises(ValueError, match='"raise", "stop" or "ignore", got \'warn\''):
-        jaxnet.fit(LINEAR, LOSS, TOO_FAST, X, Y, **RUN, on_nonfinite="warn")
+        jaxnet.fit(LINEAR, LOSS, TOO_FAST, X, Y, **RUN, on_nonfinite="warn")  # pyright: ignore[reportArgumentType]
