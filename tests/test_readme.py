@@ -74,6 +74,12 @@ def test_example_of_a_sweep_finds_a_rate_that_learns():
     assert 5 < int(told[2]) < 500
 
 
+def test_example_of_a_bad_day_prints_what_is_shown():
+    printed = printed_by(examples()[5])
+    assert "good one" in printed
+    assert f"```\n{printed}```" in README
+
+
 def test_every_path_named_exists():
     root = Path(__file__).parent.parent
     for path in re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE):
