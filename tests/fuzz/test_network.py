@@ -54,7 +54,7 @@ NETWORKS = [
     ((3, 4, 1), softplus, squared_error_through(relu), relu),
     ((2, 2, 2), relu, squared_error_through(tanh), tanh),
 ]
-EVERY = range(len(NETWORKS))
+EVERY = list(range(len(NETWORKS)))
 EAGER = [1, 8]  # op by op takes a hundred times as long
 DTYPES = ["float32", "float64"]
 
