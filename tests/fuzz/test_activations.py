@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given
 
 from jaxnet import elu, gelu, gelu_tanh, identity, leaky_relu, relu, sigmoid, silu, softplus, tanh
+from tests.fuzz.rounding import format_of, slope_rounding
 from tests.fuzz.values import arrays, untouched
 
 ACTIVATIONS = [elu, gelu, gelu_tanh, identity, leaky_relu, relu, sigmoid, silu, softplus, tanh]
@@ -44,6 +45,8 @@ def test_values_and_derivatives_are_finite_and_bounded_at_every_finite_number(z)
 def test_derivatives_are_those_of_autodiff(z):
     """To units of 1, as accurate as the textbook forms that autodiff arrives at are; autodiff of z³ may overflow."""
     expected = differentiated(z)
-    for name, (_, slope) in compiled(z).items():
-        off = abs(np.asarray(slope) - np.asarray(expected[name]))
-        assert (off[np.isfinite(expected[name])] <= 16 * np.finfo(float).eps).all(), (name, slope, expected[name])
+    results = compiled(z)
+    for g in ACTIVATIONS:
+        slope, reference = np.asarray(results[g.name][1]), np.asarray(expected[g.name])
+        wrong = abs(slope - reference) > 2 * slope_rounding(g, z, format_of(z.dtype))
+        assert not (wrong & np.isfinite(reference)).any(), (g.name, slope, reference)
