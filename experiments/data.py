@@ -1,5 +1,7 @@
 """Data sets: those of scikit-learn, and pictures of cats and other things from a path that the user gives."""
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +10,20 @@ from sklearn.datasets import fetch_california_housing, load_breast_cancer, load_
 from sklearn.model_selection import train_test_split
 
 LARGEST_FILE = 1 << 30
+LONGEST_MESSAGE = 500
 PICTURE_SIDE = 64
 PICTURE_ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+PICTURE_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever the ending says; others may start other programs
 
 
 class DataError(ValueError):
-    """A file or folder that cannot be used; the message is one line for the user."""
+    """A file or folder that cannot be used; the message is one line for the user, whatever names the file holds."""
+
+    def __init__(self, message: str) -> None:
+        """The message, printable and of bounded length."""
+        line = " ".join(message.split())
+        line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}...")
 
 
 class Split(NamedTuple):
@@ -95,13 +105,7 @@ def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         with h5py.File(path, "r") as file:
-            x, y = (
-                next(
-                    (value for name, value in file.items() if name.endswith(end) and isinstance(value, h5py.Dataset)),
-                    None,
-                )
-                for end in ("_x", "_y")
-            )
+            x, y = (_dataset(path, file, end) for end in ("_x", "_y"))
             if x is None or y is None:
                 raise DataError(f"{path}: needs datasets named *_x and *_y, has {', '.join(file) or 'nothing'}")
             if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != np.uint8 or x.size == 0:
@@ -110,35 +114,71 @@ def _h5(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 raise DataError(
                     f"{path}: {y.name} must be one integer for each of {len(x)} pictures, got {y.dtype} {y.shape}"
                 )
-            if x.nbytes > LARGEST_FILE:
-                raise DataError(f"{path}: {x.name} holds {x.nbytes} bytes, more than {LARGEST_FILE}")
             pixels, labels = x[:], y[:]
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # a file made to mislead the parser may make it fail in any way
         raise DataError(f"{path}: not a readable HDF5 file ({error})") from error
     if not np.isin(labels, (0, 1)).all():
-        raise DataError(f"{path}: labels must be 0 or 1, got {sorted(set(labels.tolist()))[:5]}")
-    return pixels / np.float32(255), labels.astype(np.int64)
+        raise DataError(f"{path}: labels must be 0 or 1, got {np.unique(labels)[:5].tolist()}")
+    return _unit_range(pixels), labels.astype(np.int64)
+
+
+def _dataset(path: Path, file: Any, end: str) -> Any:
+    """The dataset whose name ends so, or None; it lies in this file alone and is of bounded size."""
+    import h5py
+
+    names = [name for name in file if name.endswith(end)]
+    # Whether it leads to another file is asked before it is opened.
+    for name in names:
+        if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+            raise DataError(f"{path}: {name} leads to another file")
+    dataset = next((file[name] for name in names if isinstance(file.get(name), h5py.Dataset)), None)
+    if dataset is None:
+        return None
+    if dataset.is_virtual or dataset.external:
+        raise DataError(f"{path}: {dataset.name} leads to another file")
+    read_at_once = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if (size := max(dataset.nbytes, read_at_once)) > LARGEST_FILE:
+        raise DataError(f"{path}: {dataset.name} holds {size} bytes, more than {LARGEST_FILE}")
+    return dataset
 
 
 def _folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`cat/` and `non_cat/` with pictures of any size, brought to 64×64."""
-    from PIL import Image
-
     pixels, labels = [], []
+    most = LARGEST_FILE // (3 * PICTURE_SIDE**2)
     for label, kind in enumerate(("non_cat", "cat")):
         files = sorted(file for file in (path / kind).glob("*") if file.suffix.lower() in PICTURE_ENDINGS)
         if not files:
             raise DataError(f"{path}: needs folders cat/ and non_cat/ with pictures, found none in {kind}/")
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    if image.mode[0] in "IF":
-                        raise DataError(f"{file}: needs 8 bits a channel, has mode {image.mode}")
-                    small = image.convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-            except (OSError, SyntaxError, Image.DecompressionBombError, ValueError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"{file}: not a readable picture ({error})") from error
-            pixels.append(np.asarray(small, np.float32) / 255)
-            labels.append(label)
-    return np.stack(pixels), np.array(labels)
+        if len(pixels) + len(files) > most:
+            raise DataError(f"{path}: holds more than {most} pictures")
+        pixels += [_picture(file) for file in files]
+        labels += [label] * len(files)
+    return _unit_range(np.stack(pixels)), np.array(labels)
+
+
+def _picture(file: Path) -> np.ndarray:
+    """uint8 (64, 64, 3); pictures of so many pixels that Pillow warns of a bomb are refused."""
+    from PIL import Image
+
+    if not file.is_file():
+        raise DataError(f"{file}: not a file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=PICTURE_FORMATS) as image:
+                if image.mode[0] in "IF":
+                    raise DataError(f"{file}: needs 8 bits a channel, has mode {image.mode}")
+                small = image.convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    except DataError:
+        raise
+    except Exception as error:  # a file made to mislead the parser may make it fail in any way
+        raise DataError(f"{file}: not a readable picture ({error})") from error
+    return np.asarray(small)
+
+
+def _unit_range(pixels: np.ndarray) -> np.ndarray:
+    """Grey levels 0 to 255 as float32 from 0 to 1."""
+    return pixels / np.float32(255)

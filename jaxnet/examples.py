@@ -28,6 +28,8 @@ def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) ->
     x, y = (value if isinstance(value, Array) else np.asarray(value) for value in (x, y))
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"x must hold at least one example, got shape {x.shape}")
+    if x.ndim == 1:
+        raise ValueError(f"x must have shape (m, n_in), got {x.shape}; one example is a batch of one, x[None]")
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(f"x and y need the same number of examples, got shapes {x.shape} and {y.shape}")
     for name, value in (("x", x), ("y", y)):

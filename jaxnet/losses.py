@@ -26,6 +26,8 @@ Outputs = Array | jax.ShapeDtypeStruct  # targets are held against the shape and
 def _matching(z: Outputs, y: ArrayLike) -> Array:
     """y in the shape and dtype of z; nothing broadcasts, only the last axis of a one-output network may be missing."""
     y = jnp.asarray(y)
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise TypeError(f"targets must be real numbers, got {y.dtype}")
     if y.shape != z.shape:
         if z.shape != (*y.shape, 1):
             raise ValueError(f"outputs of shape {z.shape} need targets of the same shape, got {y.shape}")
@@ -43,7 +45,8 @@ class Loss(NamedTuple):
         predict: z -> ŷ, the output activation that the loss contains: the network's answer in the units of y.
         targets: (z, y) -> y in the form that `value` and `gradient` bring it to themselves. Raises `ValueError` where
             the shapes of z and y disagree or concrete targets are out of range, and `TypeError` for class labels that
-            are not integers. Only the shape and dtype of z matter. A loss of your own may leave it out.
+            are not integers or targets that are complex. Only the shape and dtype of z matter. A loss of your own may
+            leave it out.
     """
 
     name: str

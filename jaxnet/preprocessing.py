@@ -45,22 +45,24 @@ def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
     and exactly 0 for a constant feature.
 
     Raises:
-        ValueError: if x is not (m, n), is empty, or (when concrete) holds a value that is not finite.
+        ValueError: if x is not (m, n), is empty, or (when concrete) holds a value or spans a range that is not finite.
     """
     x = _as_features(x)
     xp = jnp if isinstance(x, Array) else np
     if x.shape[0] == 0:
         raise ValueError(f"cannot standardize without examples, got shape {x.shape}")
     check_finite("x", x)
-    shifted = x - x[:1]
+    with np.errstate(over="ignore"):
+        shifted = x - x[:1]
     largest = xp.abs(shifted).max(axis=0)
+    check_finite("the range of x", largest)
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no sum of squares overflows or underflows
     relative = shifted / unit[None]
     relative_mean = relative.mean(axis=0)
     scale = unit * xp.sqrt(xp.square(relative - relative_mean[None]).mean(axis=0))
     shifted_mean = unit * relative_mean
     mean = x[0] + shifted_mean
-    return Standardization(mean, xp.where(largest > 0, scale, unit), shifted_mean - (mean - x[0]))
+    return Standardization(mean, xp.where(scale > 0, scale, unit), shifted_mean - (mean - x[0]))
 
 
 def standardize(stats: Standardization, x: Num[Array | np.ndarray, "..."]) -> Any:

@@ -3,6 +3,7 @@
 import collections
 import os
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -13,6 +14,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # the command switches it on
 # Most of the suite's time is compilation, of which this saves a third.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+
+# Few cases, the same in every run; `--hypothesis-profile long` draws over 20,000 new ones in all. One fixture does for
+# all cases of a test, and compiling takes as long as it takes.
+FUZZ = {
+    "deadline": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+    "print_blob": True,
+}
+hypothesis.settings.register_profile("fast", max_examples=5, derandomize=True, **FUZZ)
+hypothesis.settings.register_profile("long", max_examples=900, **FUZZ)
+hypothesis.settings.load_profile("fast")
 
 
 def pytest_addoption(parser):

@@ -284,6 +284,14 @@ def test_targets_never_broadcast(loss, outputs, targets, function):
         jax.eval_shape(getattr(loss, function), np.full(outputs, 0.5), np.zeros(targets))
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@every_loss_per_output
+def test_complex_targets_are_refused(loss, dtype):
+    """They would lose their imaginary part."""
+    with pytest.raises(TypeError, match=f"targets must be real numbers, got {dtype}"):
+        loss.value(jnp.full((2, 1), 0.5), jnp.full((2, 1), 0.5 + 0.5j, dtype))
+
+
 @both_functions
 @pytest.mark.parametrize("loss", [binary_cross_entropy, textbook_cross_entropy], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("label", [-1, 2, 1.001, np.nan])

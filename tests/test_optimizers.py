@@ -138,6 +138,15 @@ def test_adagrad_takes_no_step_where_no_gradient_was_ever_seen():
     np.testing.assert_allclose(updates["a"], [0, -1])
 
 
+@pytest.mark.parametrize("eps_in_sqrt", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_a_variance_that_cancels_is_not_negative(decay, eps_in_sqrt):
+    gradients = {"w": jnp.full((300, 1), 123456.7, "float32")}
+    optimizer = optimizers.rmsprop(RATE, decay, eps_in_sqrt=eps_in_sqrt, centered=True)
+    updates, _ = trajectory(optimizer, {"w": jnp.ones(1, "float32")}, gradients)
+    assert jnp.isfinite(updates["w"]).all()
+
+
 def test_schedules_see_the_finished_steps():
     schedule = optax.piecewise_constant_schedule(1.0, {3: 0.5})
     ones = {"bias": jnp.ones((6, 1))}

@@ -144,6 +144,20 @@ def test_standardization_refuses_data_it_cannot_learn_from():
             fit_standardization(convert(x))
 
 
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_standardization_refuses_a_range_that_overflows(convert):
+    x = convert(np.array([[0.0, 1.7e308], [1.0, -1.7e308]]))
+    with pytest.raises(ValueError, match=r"the range of x must be finite, got inf at index \(1,\)"):
+        fit_standardization(x)
+
+
+def test_a_deviation_that_underflows_divides_nothing_by_zero():
+    """Of 0 and the smallest number the deviation is half of that, which rounds to 0."""
+    x = np.array([[0.0], [5e-324]])
+    assert fit_standardization(x).scale > 0
+    np.testing.assert_array_equal(learn_and_apply(x, x), [[0], [1]])
+
+
 def test_standardize_refuses_data_of_another_shape():
     stats = fit_standardization(np.eye(2))
     with pytest.raises(ValueError, match=r"training set had 2 features, x has shape \(5, 3\)"):

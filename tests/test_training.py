@@ -272,6 +272,7 @@ def test_progress_bar_shows_epochs_and_cost(data, capsys):
     ("change", "error", "message"),
     [
         ({"x": np.ones((0, N)), "y": np.ones(0, int)}, ValueError, r"at least one example, got shape \(0, 4\)"),
+        ({"x": np.ones(N), "y": np.ones(N, int)}, ValueError, r"x must have shape \(m, n_in\), got \(4,\)"),
         ({"x": np.ones((M, N + 1))}, ValueError, r"inputs of shape \(\.\.\., 4\), got \(50, 5\)"),
         ({"y": np.zeros(M - 1, int)}, ValueError, r"same number of examples, got shapes \(50, 4\) and \(49,\)"),
         ({"x": np.full((M, N), np.nan)}, ValueError, r"x must be finite, got nan at index \(0, 0\)"),

@@ -138,7 +138,8 @@ def _rmsprop(
     variance = s / rho.correction if bias_correction else s
     if m is not None:
         m = average(rho, m, g)
-        variance = variance - jnp.square(m / rho.correction if bias_correction else m)
+        # Rounding leaves a difference below 0 where gradients hardly change.
+        variance = jnp.maximum(variance - jnp.square(m / rho.correction if bias_correction else m), 0)
     scale = jax.lax.rsqrt(variance + eps) if eps_in_sqrt else 1 / (jnp.sqrt(variance) + eps)
     u = -alpha * (scale * g)
     if v is not None and beta is not None:

@@ -2,6 +2,8 @@
 
 import re
 import types
+from html.parser import HTMLParser
+from pathlib import Path
 
 import jax
 import pytest
@@ -61,6 +63,48 @@ def test_the_page_needs_no_other_file_and_escapes_every_text(tmp_path, monkeypat
         assert text in page
     assert page.count('alt="A line, &lt;b&gt;drawn&lt;/b&gt;."') == 2
     assert "python -m experiments run first --seeds 3" in page
+
+
+def test_scripts_stay_text_wherever_they_come_from(tmp_path, monkeypatch):
+    script = "<script>alert('it')</script>"
+    hostile = f'"><img src=x onerror=alert(1)>{script}'
+
+    def run(options, track):
+        table = Table(hostile, (hostile, "value"), ((hostile, 1.0), (script, options.data.name)))
+        return Result((at_most(hostile, 0.5, 1.0),), {hostile: [1.0]}, (table,))
+
+    def fail(options, track):
+        raise RuntimeError(f"{options.data}: {hostile}")
+
+    hostile_experiments = {"runs": experiment(run), "fails": experiment(fail)}
+    for one in hostile_experiments.values():
+        one.CLAIM = f"{hostile} (S3)"
+        one.plot.__doc__ = hostile
+    monkeypatch.setattr(runner, "load", hostile_experiments.__getitem__)
+    chosen = {"peers": [hostile]}
+    options = Options(jax.random.key(0), data=Path(f"{script}.h5"), chosen=chosen)
+    runner.run_all(dict.fromkeys(hostile_experiments, options), tmp_path, Console(quiet=True))
+    page = Page()
+    page.feed((tmp_path / "index.html").read_text())
+    assert not {"script", "onerror"} & {*page.tags, *page.attributes}
+    assert page.tags.count("img") == 1
+    # The claim twice, the name of the table's column, a cell, the measurement, the command, the title, the traceback.
+    assert "".join(page.text).count(script) >= 8
+
+
+class Page(HTMLParser):
+    """What a browser would see."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text.append(data)
 
 
 def test_statements_are_read_off_the_claim():
