@@ -31,6 +31,7 @@ ORDER = [
     "training",
     "tiles",
     "sweep",
+    "parallel",
     "interop",
     "verify.report",
     "verify.problem",
