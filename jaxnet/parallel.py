@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
 from optax import GradientTransformation
 
 from jaxnet.layers import Layer, map_layers
@@ -28,13 +28,13 @@ from jaxnet.step import TrainState, descend, train_step
 # Where things lie ----------------------------------------------------------------------------------------------------
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, "data", along which a batch is divided.
 
     The other functions here take any mesh whose axes are all Auto, and divide a batch along all of them.
 
     Args:
-        devices: all there are if not given, on every host that `jax.distributed` has joined.
+        devices: of JAX; all there are if not given, on every host that `jax.distributed` has joined.
     """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
@@ -87,7 +87,7 @@ def place_state(state: TrainState, mesh: Mesh, *, shard_parameters: bool = False
     return jax.jit(lambda state: state, out_shardings=shardings)(state)
 
 
-def place_batch(x: ArrayLike, y: ArrayLike, mesh: Mesh) -> tuple[Array, Array]:
+def place_batch(x: Array | np.ndarray, y: Array | np.ndarray, mesh: Mesh) -> tuple[Array, Array]:
     """A batch on the devices of a mesh, an equal share of the examples on each.
 
     Args:
@@ -104,8 +104,7 @@ def place_batch(x: ArrayLike, y: ArrayLike, mesh: Mesh) -> tuple[Array, Array]:
     sharding = _by_examples(mesh)
     for name, examples in (("x", x), ("y", y)):
         _check_divides(name, examples, len(mesh.local_devices))
-    x, y = (jax.make_array_from_process_local_data(sharding, examples) for examples in (x, y))
-    return x, y
+    return jax.make_array_from_process_local_data(sharding, x), jax.make_array_from_process_local_data(sharding, y)
 
 
 def _check_mesh(mesh: Mesh) -> None:
@@ -213,7 +212,7 @@ def _gathering(mesh: Mesh) -> Callable[[Layer], Layer]:
 @functools.cache
 def all_reduced_cost_and_gradient(
     network: Layer, loss: Loss, mesh: Mesh
-) -> Callable[[Any, Array, ArrayLike], tuple[Array, Any]]:
+) -> Callable[[Any, Array, Array], tuple[Array, Any]]:
     """`cost_and_gradient` with the communication written out: the function (params, x, y) -> (J, ∂J/∂params).
 
     Of the m examples, each of n devices has k = m/n. Device d computes J_d = (1/k) Σ_(i on d) L(i) and ∂J_d/∂params as
@@ -235,7 +234,7 @@ def all_reduced_cost_and_gradient(
         on_one_device, mesh=mesh, in_specs=(everywhere, by_examples, by_examples), out_specs=everywhere
     )
 
-    def function(params: Any, x: Array, y: ArrayLike) -> tuple[Array, Any]:
+    def function(params: Any, x: Array, y: Array) -> tuple[Array, Any]:
         for name, examples in (("x", x), ("y", y)):
             _check_divides(name, examples, mesh.size)
         return on_all(params, x, y)

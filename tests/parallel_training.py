@@ -1,4 +1,4 @@
-"""The training that tests of parallel training share: 100 steps on different batches, the same on any devices."""
+"""The training that tests of parallel training share: up to 100 steps, the same on any devices."""
 
 import functools
 from collections.abc import Callable
@@ -31,27 +31,34 @@ def start() -> jaxnet.TrainState:
     return jaxnet.TrainState(params, OPTIMIZER.init(params), jax.random.key(0), jnp.zeros([], jnp.int32))
 
 
-def batches() -> tuple[np.ndarray, np.ndarray]:
-    """The batches of all steps, on a leading axis."""
+def batches() -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batch of each step."""
     generator = np.random.default_rng(1)
     x = generator.standard_normal((STEPS, BATCH_SIZE, 6))
-    return x, (x[..., :2] > 0).sum(-1)
+    return list(zip(x, (x[..., :2] > 0).sum(-1), strict=True))
 
 
 def train(step: Callable[..., Any], state: jaxnet.TrainState, data: Any) -> tuple[jaxnet.TrainState, np.ndarray]:
     """The state after a step on each of the batches, and the costs."""
-    step = jax.jit(functools.partial(step, NETWORK, LOSS), donate_argnums=1)
+    traced = []
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def compiled(optimizer: Any, state: jaxnet.TrainState, x: jax.Array, y: jax.Array) -> Any:
+        traced.append(x.shape)
+        return step(NETWORK, LOSS, optimizer, state, x, y)
+
     costs = []
     for x, y in data:
-        state, cost = step(OPTIMIZER, state, x, y)
+        state, cost = compiled(OPTIMIZER, state, x, y)
         costs.append(cost)
+    assert len(traced) == 1
     return state, np.array([float(cost) for cost in costs])
 
 
 @functools.cache
-def trained_on_one_device() -> tuple[Any, np.ndarray]:
+def trained_on_one_device(steps: int) -> tuple[Any, np.ndarray]:
     """The parameters and the costs that every other training has to come to."""
-    state, costs = train(jaxnet.train_step, start(), zip(*batches(), strict=True))
+    state, costs = train(jaxnet.train_step, start(), batches()[:steps])
     return jax.tree.map(np.asarray, state.params), costs
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.compare import assert_close
+from tests.in_one_of_two_processes import STEPS
 from tests.parallel_training import FORMS, trained_on_one_device
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,7 @@ def trained_by_two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_two_processes_train_to_the_parameters_of_one(form, trained_by_two_processes):
-    params, costs = trained_on_one_device()
+    params, costs = trained_on_one_device(STEPS)
     assert_close(trained_by_two_processes[f"{form}: costs"], costs, 1e-12)
     leaves, structure = jax.tree.flatten(params)
     found = [trained_by_two_processes[f"{form}: {place}"] for place in range(len(leaves))]
