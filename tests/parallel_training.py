@@ -50,9 +50,10 @@ def train(step: Callable[..., Any], state: jaxnet.TrainState, data: Any) -> tupl
     costs = []
     for x, y in data:
         state, cost = compiled(OPTIMIZER, state, x, y)
-        costs.append(cost)
+        # Waits for it: simulated devices share few threads, and steps in flight may starve each other.
+        costs.append(float(cost))
     assert len(traced) == 1
-    return state, np.array([float(cost) for cost in costs])
+    return state, np.array(costs)
 
 
 @functools.cache

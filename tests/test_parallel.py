@@ -1,6 +1,7 @@
 """Training on many devices, in one process or in two, comes to the parameters of one device."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -58,3 +59,12 @@ def test_two_processes_train_to_the_parameters_of_one(form, trained_by_two_proce
     leaves, structure = jax.tree.flatten(params)
     found = [trained_by_two_processes[f"{form}: {place}"] for place in range(len(leaves))]
     assert_close(structure.unflatten(found), params, 1e-12)
+
+
+def test_example_of_the_readme_learns(capsys):
+    section = (ROOT / "README.md").read_text().split("## Many devices")[1]
+    exec(section.split("```python\n")[1].split("```")[0], {})
+    printed = re.fullmatch(r"devices: (\d+), cost: (\S+)\n", capsys.readouterr().out)
+    assert printed is not None
+    assert int(printed[1]) == jax.device_count()
+    assert float(printed[2]) < 1
