@@ -68,6 +68,15 @@ from jaxnet.optimizers import (
     nesterov,
     rmsprop,
 )
+from jaxnet.parallel import (
+    all_reduce_step,
+    all_reduced_cost_and_gradient,
+    data_mesh,
+    parallel_step,
+    place_batch,
+    place_state,
+    state_shardings,
+)
 from jaxnet.per_example import NoiseScale, gradient_noise_scale, per_example_gradient_norms, per_example_gradients
 from jaxnet.precision import in_precision
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
@@ -115,12 +124,15 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "all_reduce_step",
+    "all_reduced_cost_and_gradient",
     "amsgrad",
     "as_custom_vjp",
     "binary_cross_entropy",
     "constant",
     "cost",
     "cost_and_gradient",
+    "data_mesh",
     "dense",
     "elementwise",
     "elu",
@@ -158,8 +170,11 @@ __all__ = [
     "nadam",
     "nesterov",
     "observed_step",
+    "parallel_step",
     "per_example_gradient_norms",
     "per_example_gradients",
+    "place_batch",
+    "place_state",
     "predict",
     "relu",
     "repeat",
@@ -173,6 +188,7 @@ __all__ = [
     "squared_error",
     "squared_error_through",
     "standardize",
+    "state_shardings",
     "sweep",
     "tanh",
     "textbook_cross_entropy",

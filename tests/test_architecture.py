@@ -37,6 +37,7 @@ ORDER = [
     "streaming",
     "tiles",
     "sweep",
+    "parallel",
     "interop",
     "verify.report",
     "verify.problem",
