@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,8 +26,10 @@ from jaxnet.diagnostics import layer_names
 from jaxnet.layers import Layer
 from jaxnet.step import TrainState
 
+SECONDS = 60  # between two checkpoints of a run that was not told how often to save
+
 # What Orbax, JSON and the digests raise for files that are truncated or altered.
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_DAMAGE = (AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
 class CheckpointError(OSError):
@@ -54,6 +57,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._network = layer_names(network)
         self._orbax: Any = orbax
+        self._saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = orbax.CheckpointManager(
@@ -78,6 +82,10 @@ class Checkpoints:
         """The finished steps of the checkpoints that are there, in rising order."""
         return tuple(sorted(self._manager.all_steps()))
 
+    def is_due(self, done: int, every: int | None) -> bool:
+        """Whether to save after so many epochs or steps: every so many, or, for None, about once a minute."""
+        return time.monotonic() - self._saved_at > SECONDS if every is None else done % every == 0
+
     def save(self, state: TrainState, cost: np.ndarray) -> None:
         """Copies the state and the costs of all steps so far; they are written while training goes on.
 
@@ -98,6 +106,7 @@ class Checkpoints:
         items = args.Composite(arrays=args.StandardSave(named), content=args.JsonSave(content))
         with self._saving():
             self._manager.save(step, args=items, force=True)
+        self._saved_at = time.monotonic()
 
     def wait(self) -> None:
         """Returns when everything is written.

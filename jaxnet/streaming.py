@@ -62,7 +62,7 @@ def fit_batches(
     ahead: int = 2,
     on_nonfinite: OnNonfinite = "raise",
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     keep: int = 3,
 ) -> tuple[TrainState, History]:
     """Trains a network by one step for each batch of an iterable, until it ends.
@@ -79,7 +79,8 @@ def fit_batches(
         state: where to go on from, instead of a fresh start from the key.
         ahead: batches to read in advance.
         on_nonfinite, checkpoint, keep: as for `fit`.
-        checkpoint_every: steps from one checkpoint to the next; there is one more at the end, or after Ctrl-C.
+        checkpoint_every: steps from one checkpoint to the next; None: about a minute. There is one more at the end, or
+            after Ctrl-C.
 
     Returns:
         The final state and the cost of every step since the beginning of the run.
@@ -90,7 +91,8 @@ def fit_batches(
         TrainingError: for a batch that `fit` would refuse or that cannot be read, a number that is not finite, or a
             checkpoint that cannot be saved. It holds the last good state and the history.
     """
-    ahead, checkpoint_every = positive_integer("ahead", ahead), positive_integer("checkpoint_every", checkpoint_every)
+    ahead = positive_integer("ahead", ahead)
+    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
     optimizer = as_pytree(optimizer)
     trained: TrainState = _init_state(network, optimizer, key) if state is None else state
@@ -135,7 +137,7 @@ def fit_batches(
                 after, cost, good = _take(network, loss, optimizer, trained, x, y)
                 flying.append(_Step(trained, (x, y), cost, good))
                 trained = after
-                due = (len(costs) + len(flying)) % checkpoint_every == 0
+                due = saved is not None and saved.is_due(len(costs) + len(flying), checkpoint_every)
                 bad = settle(0 if due else IN_FLIGHT)
                 if due and bad is None and saved is not None:
                     save(saved)

@@ -58,7 +58,7 @@ def fit(
     compute_dtype: DTypeLike | None = None,
     on_nonfinite: OnNonfinite = "raise",
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
     keep: int = 3,
 ) -> tuple[TrainState, History]:
     """Trains a network on the examples (x, y).
@@ -84,7 +84,8 @@ def fit(
             name the step, the layer and the quantity in which it began, and hand back the state before that step.
         checkpoint: a folder in which the run is saved, beside the training. A run that finds its checkpoints there goes
             on from the newest that is whole, and ends bit for bit as if it had never stopped.
-        checkpoint_every: epochs from one checkpoint to the next; there is one more at the end, or after Ctrl-C.
+        checkpoint_every: epochs from one checkpoint to the next; None: about a minute. There is one more at the end, or
+            after Ctrl-C.
         keep: how many of the newest checkpoints to keep.
 
     Returns:
@@ -105,7 +106,7 @@ def fit(
     epochs = positive_integer("epochs", epochs)
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
     observe_every = None if observe_every is None else positive_integer("observe_every", observe_every)
-    checkpoint_every = positive_integer("checkpoint_every", checkpoint_every)
+    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
     optimizer = as_pytree(optimizer)
     network = network if compute_dtype is None else in_precision(network, compute_dtype)
@@ -164,7 +165,7 @@ def fit(
             chunks, done = [(cost, None)], _finished(cost, epoch_steps)
         while done < epochs and not interrupted():
             chunk = min(chunk, epochs - done)
-            if saved is not None:
+            if saved is not None and checkpoint_every is not None:
                 chunk = min(chunk, checkpoint_every - done % checkpoint_every)
             started = time.perf_counter()
             before = None if on_nonfinite == "ignore" else _copy(trained)
@@ -179,7 +180,7 @@ def fit(
             show(done, measured[0][-1])
             pace = chunk / (time.perf_counter() - started)
             chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
-            if saved is not None and done % checkpoint_every == 0:
+            if saved is not None and saved.is_due(done, checkpoint_every):
                 save(saved)
         if saved is not None and failure is None:
             save(saved, last=True)

@@ -16,7 +16,7 @@ def run(**options):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((70, 4))
     y = x[:, :3].argmax(axis=1)
-    chosen: Any = {"batch_size": 16, "epochs": EPOCHS} | options
+    chosen: Any = {"batch_size": 16, "epochs": EPOCHS, "checkpoint_every": 1} | options
     return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, x, y, key=jax.random.key(0), **chosen)
 
 
@@ -28,4 +28,4 @@ def numbers(state, history):
 
 if __name__ == "__main__":
     print("started", flush=True)
-    np.savez(sys.argv[2], **numbers(*run(checkpoint=sys.argv[1], checkpoint_every=1)))
+    np.savez(sys.argv[2], **numbers(*run(checkpoint=sys.argv[1])))

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet import training
+from jaxnet import checkpoint, training
 from tests.checkpointed_run import NETWORK, OPTIMIZER, numbers, run
 
 SCRIPT = Path(__file__).with_name("checkpointed_run.py")
@@ -185,6 +186,22 @@ def test_full_disk_loses_nothing(tmp_path, whole):
     assert int(error.state.step) == len(error.history.cost) >= 15
     np.testing.assert_array_equal(error.history.cost, whole["cost"][: len(error.history.cost)])
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
+def test_without_an_interval_a_run_saves_by_the_clock(tmp_path, whole, monkeypatch):
+    options: Any = {"checkpoint_every": None, "keep": 99}
+    run(checkpoint=tmp_path / "short", **options)
+    assert steps(tmp_path / "short") == [150]
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+    assert_same(numbers(*run(checkpoint=tmp_path / "long", **options)), whole)
+    assert len(steps(tmp_path / "long")) > 1
+
+
+def test_state_is_restored_onto_another_number_of_devices(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": os.fspath(SCRIPT.parents[1])}
+    command = [sys.executable, SCRIPT.with_name("checkpoints_on_eight_devices.py"), tmp_path]
+    finished = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("name", ["checkpoint_every", "keep"])
