@@ -45,7 +45,8 @@ def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
     and exactly 0 for a constant feature.
 
     Raises:
-        ValueError: if x is not (m, n), is empty, or (when concrete) holds a value or spans a range that is not finite.
+        ValueError: if x is not (m, n), is empty, or (when concrete) holds a value that is not finite or spans a range
+            that is near the largest number.
     """
     x = _as_features(x)
     xp = jnp if isinstance(x, Array) else np
@@ -54,8 +55,8 @@ def fit_standardization(x: Num[Array | np.ndarray, "..."]) -> Standardization:
     check_finite("x", x)
     with np.errstate(over="ignore"):
         shifted = x - x[:1]
-    largest = xp.abs(shifted).max(axis=0)
-    check_finite("the range of x", largest)
+        largest = xp.abs(shifted).max(axis=0)
+        check_finite("8 times the range of x", 8 * largest)  # compilers multiply by 1/σ, which must not underflow
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))  # so that no sum of squares overflows or underflows
     relative = shifted / unit[None]
     relative_mean = relative.mean(axis=0)

@@ -81,7 +81,8 @@ def fit(
             and the compiled program holds nothing of it.
         compute_dtype: of the products, bfloat16 for instance; parameters and updates keep theirs (see `in_precision`).
         on_nonfinite: when a cost or a parameter is not finite, raise `TrainingError`, stop, or go on. The first two
-            name the step, the layer and the quantity in which it began, and hand back the state before that step.
+            name the step, the layer and the quantity in which it began, and hand back the state before that step; until
+            then they keep a copy of the state.
         checkpoint: a folder in which the run is saved, beside the training. A run that finds its checkpoints there goes
             on from the newest that is whole, and ends bit for bit as if it had never stopped.
         checkpoint_every: epochs from one checkpoint to the next; None: about a minute. There is one more at the end, or

@@ -39,8 +39,8 @@ def exactly_standardized(column):
 @given(st.sampled_from(SHAPES).flatmap(lambda shape: arrays("float64", shape)))
 def test_standardization_is_exact_arithmetic_on_any_scale(x):
     """Moments are taken around the first example: it is measured by the largest, and by what a spread can resolve."""
-    if (np.ptp(x / 2, axis=0) > np.finfo(float).max / 4).any():
-        return  # the range may overflow
+    if (np.ptp(x / 2, axis=0) > np.finfo(float).max / 32).any():
+        return  # such a range is refused, and tested elsewhere
     with untouched(x):
         results = learn_and_apply(x), np.asarray(compiled(x))
     for result in results:
