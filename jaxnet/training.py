@@ -222,7 +222,7 @@ def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None
 
 
 def _joined(chunks: list[tuple[np.ndarray, Diagnostics | None]]) -> History:
-    costs = [cost for cost, _ in chunks]
+    costs = [cost for cost, _ in chunks if cost.size]  # an empty one may be of another dtype
     records = [record for _, record in chunks if record is not None]
     diagnostics = jax.tree.map(lambda *rows: np.concatenate(rows), *records) if records else None
     return History(np.concatenate(costs) if costs else np.zeros(0), diagnostics=diagnostics)

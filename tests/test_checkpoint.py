@@ -59,6 +59,13 @@ def test_interrupted_run_saves_where_it_stopped(tmp_path, whole, monkeypatch):
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
+def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_path, whole):
+    with jaxnet.Checkpoints(tmp_path, NETWORK) as saved:
+        start = jax.jit(jaxnet.init_state, static_argnums=0)(NETWORK, OPTIMIZER, jax.random.key(0))
+        saved.save(start, np.zeros(0, np.complex64))
+    assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
 @pytest.mark.parametrize("seed", range(25))
 @pytest.mark.one_in(25)
 def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
