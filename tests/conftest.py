@@ -1,19 +1,19 @@
 """Strict switches for every test: float64 available, no silent promotion of dtypes or ranks."""
 
 import collections
-import os
 
 import hypothesis
 import jax
 import jaxtyping
 import pytest
 
+from experiments.fast_compile import compile_fast
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # the command switches it on
-# Most of the suite's time is compilation, of which this saves a third.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+compile_fast()  # most of the suite's time is compilation
 
 # Few cases, the same in every run; `--hypothesis-profile long` draws over 20,000 new ones in all. One fixture does for
 # all cases of a test, and compiling takes as long as it takes.
