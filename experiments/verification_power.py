@@ -389,8 +389,9 @@ def _draw_shares(panel: Axes, drawn: dict[str, Any], what: str, title: str) -> N
         shifted = places + 0.05 * (i - len(DRAWN) // 2)
         panel.plot(shifted, drawn[what][judge], f"{marker}-", color=colour, label=judge, markersize=6, zorder=order)
     shares = np.array(list(drawn[what].values()))
-    low, high = (np.nanmin(shares), 1.0) if what == "detected" else (0.0, np.nanmax(shares))
-    margin = 0.1 * max(high - low, 0.1)
+    # A tenth at least, so that shares that are all the same have an axis that can be read.
+    low, high = (min(np.nanmin(shares), 0.9), 1.0) if what == "detected" else (0.0, max(np.nanmax(shares), 0.1))
+    margin = 0.1 * (high - low)
     panel.set(title=title, ylim=(low - margin, high + margin))
     panel.set_xticks(places, [f"{scale:g}" for scale in drawn["scales"]])
     panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -17,6 +17,11 @@ def positive_integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def positive_integer_or_none(name: str, value: Any) -> int | None:
+    """The same, where None means that there is none."""
+    return None if value is None else positive_integer(name, value)
+
+
 def check_finite(name: str, x: Any) -> None:
     """Raises `ValueError` if a concrete array holds a NaN or an infinity, naming the first."""
     if isinstance(x, Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):

@@ -11,7 +11,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from jax import Array
 
 from jaxnet.arguments import positive_integer
 from jaxnet.diagnostics import layer_names
+from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.step import TrainState
 
@@ -74,8 +75,14 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Waits until everything is written; raises `CheckpointError` if it cannot be, unless something else failed."""
-        with nullcontext() if error is None else suppress(Exception), self._saving():
+        try:
             self._manager.close()
+        except Exception as unsaved:
+            if error is None:
+                raise CheckpointError(self._not_saved(unsaved)) from unsaved
+
+    def _not_saved(self, error: Exception) -> str:
+        return f"a checkpoint could not be saved in {self.folder}; those before it are kept: {_reason(error)}"
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -86,13 +93,19 @@ class Checkpoints:
         """Whether to save after so many epochs or steps: every so many, or, for None, about once a minute."""
         return time.monotonic() - self._saved_at > SECONDS if every is None else done % every == 0
 
-    def save(self, state: TrainState, cost: np.ndarray) -> None:
+    def save(self, state: TrainState, history: History) -> None:
         """Copies the state and the costs of all steps so far; they are written while training goes on.
 
+        Nothing is done if the checkpoint of this step is there.
+
         Raises:
-            CheckpointError: if this checkpoint or the one before it cannot be written; those before that stay.
+            TrainingError: if this checkpoint or the one before it cannot be written; those before that stay. It holds
+                both arguments.
         """
+        cost = np.asarray(history.cost)
         step, arrays = int(state.step), [*map(_copied, _numbers(state)), cost]
+        if step in self.steps:
+            return
         description = {
             "network": list(self._network),
             "leaves": _described(state),
@@ -104,26 +117,25 @@ class Checkpoints:
         named = {f"{i}": array for i, array in enumerate(arrays) if array.size}
         args = self._orbax.args
         items = args.Composite(arrays=args.StandardSave(named), content=args.JsonSave(content))
-        with self._saving():
+        with self._saving(state, history):
             self._manager.save(step, args=items, force=True)
         self._saved_at = time.monotonic()
 
-    def wait(self) -> None:
+    def wait(self, state: TrainState, history: History) -> None:
         """Returns when everything is written.
 
         Raises:
-            CheckpointError: if it cannot be.
+            TrainingError: if it cannot be. It holds both arguments.
         """
-        with self._saving():
+        with self._saving(state, history):
             self._manager.wait_until_finished()
 
     @contextmanager
-    def _saving(self) -> Iterator[None]:
+    def _saving(self, state: TrainState, history: History) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            message = f"a checkpoint could not be saved in {self.folder}; those before it are kept: {_reason(error)}"
-            raise CheckpointError(message) from error
+            raise TrainingError(self._not_saved(error), state, history) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, np.ndarray] | None:
         """The state and the costs of the newest checkpoint that is whole; None if there are none.

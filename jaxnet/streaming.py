@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 from optax import GradientTransformation
 
-from jaxnet.arguments import positive_integer
-from jaxnet.checkpoint import CheckpointError, Checkpoints
+from jaxnet.arguments import positive_integer, positive_integer_or_none
+from jaxnet.checkpoint import Checkpoints
 from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
@@ -92,7 +92,7 @@ def fit_batches(
             checkpoint that cannot be saved. It holds the last good state and the history.
     """
     ahead = positive_integer("ahead", ahead)
-    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+    checkpoint_every = positive_integer_or_none("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
     optimizer = as_pytree(optimizer)
     trained: TrainState = _init_state(network, optimizer, key) if state is None else state
@@ -108,15 +108,6 @@ def fit_batches(
                 return step
             costs.append(float(step.cost))
         return None
-
-    def save(saved: Checkpoints, last: bool = False) -> None:
-        try:
-            if int(trained.step) not in saved.steps:
-                saved.save(trained, np.asarray(costs, dtype))
-            if last:
-                saved.wait()
-        except CheckpointError as error:
-            raise TrainingError(str(error), trained, History(np.asarray(costs, dtype))) from error
 
     with (
         nullcontext() if checkpoint is None else Checkpoints(checkpoint, network, keep=keep) as saved,
@@ -140,15 +131,16 @@ def fit_batches(
                 due = saved is not None and saved.is_due(len(costs) + len(flying), checkpoint_every)
                 bad = settle(0 if due else IN_FLIGHT)
                 if due and bad is None and saved is not None:
-                    save(saved)
+                    saved.save(trained, History(np.asarray(costs, dtype)))
         number = len(costs) + len(flying)
         bad = bad or settle(0)
-        if bad is not None:
-            trained = bad.before
-        elif saved is not None and costs:
-            save(saved, last=True)
-    failure = None if bad is None else first_failure(network, loss, optimizer, [bad.batch], bad.before).what
-    history = History(np.asarray(costs, dtype), interrupted(), nonfinite=failure)
+        trained = trained if bad is None else bad.before
+        failure = None if bad is None else first_failure(network, loss, optimizer, [bad.batch], trained).what
+        history = History(np.asarray(costs, dtype), interrupted(), nonfinite=failure)
+        if saved is not None:
+            if costs and bad is None:
+                saved.save(trained, history)
+            saved.wait(trained, history)
     if failure is not None and on_nonfinite == "raise":
         raise TrainingError(f"{failure}; the error's `state` is the last good one", trained, history)
     if failure is None and unreadable is not None:

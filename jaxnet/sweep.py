@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Num
 from optax import GradientTransformation
 
-from jaxnet.arguments import positive_integer
+from jaxnet.arguments import positive_integer, positive_integer_or_none
 from jaxnet.epochs import train_epochs
 from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History
@@ -131,7 +131,7 @@ def sweep(
         TypeError: for a chunk that is not an integer, and what `fit` refuses.
     """
     epochs = positive_integer("epochs", epochs)
-    batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
+    batch_size = positive_integer_or_none("batch_size", batch_size)
     optimizers, n_optimizers = _stacked(as_pytree(optimizers))
     _check_keys(keys)
     shape = (n_optimizers, len(keys))

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Num
 from optax import GradientTransformation
 
-from jaxnet.arguments import positive_integer
-from jaxnet.checkpoint import CheckpointError, Checkpoints
+from jaxnet.arguments import positive_integer, positive_integer_or_none
+from jaxnet.checkpoint import Checkpoints
 from jaxnet.diagnostics import Diagnostics
 from jaxnet.epochs import epoch_batches, train_epochs
 from jaxnet.examples import as_pytree, checked_examples
@@ -105,9 +105,9 @@ def fit(
             the last good state and the history.
     """
     epochs = positive_integer("epochs", epochs)
-    batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
-    observe_every = None if observe_every is None else positive_integer("observe_every", observe_every)
-    checkpoint_every = None if checkpoint_every is None else positive_integer("checkpoint_every", checkpoint_every)
+    batch_size = positive_integer_or_none("batch_size", batch_size)
+    observe_every = positive_integer_or_none("observe_every", observe_every)
+    checkpoint_every = positive_integer_or_none("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
     optimizer = as_pytree(optimizer)
     network = network if compute_dtype is None else in_precision(network, compute_dtype)
@@ -144,16 +144,6 @@ def fit(
         batches = epoch_batches(state, x, y, batch_size)
         return first_failure(network, loss, optimizer, batches, state, observe_every)
 
-    def save(saved: Checkpoints, last: bool = False) -> None:
-        history = _joined(chunks)
-        try:
-            if int(trained.step) not in saved.steps:
-                saved.save(trained, np.asarray(history.cost))
-            if last:
-                saved.wait()
-        except CheckpointError as error:
-            raise TrainingError(str(error), trained, history) from error
-
     chunks: list[Any] = []
     done, chunk, failure = 0, 1, None
     with (
@@ -182,12 +172,14 @@ def fit(
             pace = chunk / (time.perf_counter() - started)
             chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
             if saved is not None and saved.is_due(done, checkpoint_every):
-                save(saved)
-        if saved is not None and failure is None:
-            save(saved, last=True)
-    history = _joined(chunks)._replace(
-        interrupted=done < epochs and failure is None, nonfinite=None if failure is None else failure.what
-    )
+                saved.save(trained, _joined(chunks))
+        history = _joined(chunks)._replace(
+            interrupted=done < epochs and failure is None, nonfinite=None if failure is None else failure.what
+        )
+        if saved is not None:
+            if failure is None:
+                saved.save(trained, history)
+            saved.wait(trained, history)
     if failure is not None and on_nonfinite == "raise":
         raise TrainingError(f"{failure.what}; the error's `state` is the last good one", trained, history)
     return trained, history

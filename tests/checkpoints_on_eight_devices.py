@@ -23,8 +23,9 @@ if __name__ == "__main__":
     divided, other_divided = (jaxnet.place_state(state, mesh, shard_parameters=True) for state in (one, other))
     for folder, saved, like in (("one", one, other_divided), ("eight", divided, other)):
         with jaxnet.Checkpoints(f"{sys.argv[1]}/{folder}", NETWORK) as checkpoints:
-            checkpoints.save(saved, np.zeros(0))
-            checkpoints.wait()
+            history = jaxnet.History(np.zeros(0))
+            checkpoints.save(saved, history)
+            checkpoints.wait(saved, history)
             found = checkpoints.restore(like)
         assert found is not None
         check(found[0], one, like)

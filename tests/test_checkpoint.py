@@ -62,7 +62,7 @@ def test_interrupted_run_saves_where_it_stopped(tmp_path, whole, monkeypatch):
 def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_path, whole):
     with jaxnet.Checkpoints(tmp_path, NETWORK) as saved:
         start = jax.jit(jaxnet.init_state, static_argnums=0)(NETWORK, OPTIMIZER, jax.random.key(0))
-        saved.save(start, np.zeros(0, np.complex64))
+        saved.save(start, jaxnet.History(np.zeros(0, np.complex64)))
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
@@ -197,6 +197,24 @@ def test_full_disk_loses_nothing(tmp_path, whole):
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_full_disk_and_a_number_that_is_not_finite_lose_nothing(tmp_path):
+    options: Any = {"key": jax.random.key(0), "batch_size": None, "epochs": 3, "checkpoint_every": 1}
+    x, y = np.ones((3, 2)), np.ones((3, 1))
+    with full_disk(), pytest.raises(jaxnet.TrainingError, match="could not be saved") as caught:
+        jaxnet.fit(
+            jaxnet.mlp((2, 1)),
+            jaxnet.squared_error,
+            jaxnet.gradient_descent(1e200),
+            x,
+            y,
+            checkpoint=tmp_path,
+            **options,
+        )
+    assert int(caught.value.state.step) == len(caught.value.history.cost) == 1
+
+
 def test_without_an_interval_a_run_saves_by_the_clock(tmp_path, whole, monkeypatch):
     options: Any = {"checkpoint_every": None, "keep": 99}
     run(checkpoint=tmp_path / "short", **options)
@@ -207,7 +225,10 @@ def test_without_an_interval_a_run_saves_by_the_clock(tmp_path, whole, monkeypat
 
 
 def test_state_is_restored_onto_another_number_of_devices(tmp_path):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": os.fspath(SCRIPT.parents[1])}
+    flags = {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.fspath(SCRIPT.parents[1]),
+    }
     command = [sys.executable, SCRIPT.with_name("checkpoints_on_eight_devices.py"), tmp_path]
     finished = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
@@ -223,7 +244,7 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path):
     state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
     with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.restore(state) is None
-        saved.save(state, np.arange(3.0))
+        saved.save(state, jaxnet.History(np.arange(3.0)))
     with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.steps == (0,)
         found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4)))
