@@ -18,7 +18,7 @@ def verdict(specimen):
         return verify_optimizer(specimen.candidate, specimen.reference, specimen.params, key=jax.random.key(0))
 
 
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(24)
 @pytest.mark.parametrize("specimen", OPTIMIZER_MISTAKES, ids=lambda specimen: specimen.name)
 def test_mistake_is_found_and_named(specimen):
     report = verdict(specimen)
@@ -28,7 +28,7 @@ def test_mistake_is_found_and_named(specimen):
     assert specimen.says in first.explanation
 
 
-@pytest.mark.one_in(12)
+@pytest.mark.one_in(24)
 @pytest.mark.parametrize("specimen", RIGHT_OPTIMIZERS, ids=lambda specimen: specimen.name)
 def test_right_optimizer_passes(specimen):
     verdict(specimen).raise_if_failed()
