@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import runner
-from experiments.data import DataError
-from experiments.experiment import Options
+from experiments.experiment import DataError, Options
 from experiments.fast_compile import compile_fast
 
 app = typer.Typer(

@@ -9,21 +9,12 @@ import numpy as np
 from sklearn.datasets import fetch_california_housing, load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 
+from experiments.experiment import DataError
+
 LARGEST_FILE = 1 << 30
-LONGEST_MESSAGE = 500
 PICTURE_SIDE = 64
 PICTURE_ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 PICTURE_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever the ending says; others may start other programs
-
-
-class DataError(ValueError):
-    """A file or folder that cannot be used; the message is one line for the user, whatever names the file holds."""
-
-    def __init__(self, message: str) -> None:
-        """The message, printable and of bounded length."""
-        line = " ".join(message.split())
-        line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}...")
 
 
 class Split(NamedTuple):

@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LONGEST_MESSAGE = 500
+
+
+class DataError(ValueError):
+    """A file or folder that cannot be used; the message is one line for the user, whatever names the file holds."""
+
+    def __init__(self, message: str) -> None:
+        """The message, printable and of bounded length."""
+        line = " ".join(message.split())
+        line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}...")
+
+
 class Options(NamedTuple):
     """How to run an experiment.
 

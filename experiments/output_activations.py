@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
 
 import jaxnet
-from experiments.data import DataError, breast_cancer, california_housing
-from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
+from experiments.data import breast_cancer, california_housing
+from experiments.experiment import DataError, Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, GREY, ORANGE
 
 CLAIM = (

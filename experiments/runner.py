@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.data import DataError
-from experiments.experiment import Experiment, Options, Result, Track
+from experiments.experiment import DataError, Experiment, Options, Result, Track
 from experiments.report import Record, write
 
 BY_DEFAULT = (
@@ -81,8 +81,11 @@ def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) ->
 
 def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Iterator[Record]:
     """The records in the order in which the experiments finish."""
-    # JAX's threads do not survive a fork.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as executor:
+    context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    shares = context.SimpleQueue()
+    for share in range(jobs):
+        shares.put(share)
+    with ProcessPoolExecutor(jobs, context, _keep_to_a_share, (shares, jobs)) as executor:
         last_first = reversed(list(tasks.items()))  # the long ones stand last: the short ones fill the gaps at the end
         futures = [executor.submit(run, name, options, folder) for name, options in last_first]
         try:
@@ -91,6 +94,13 @@ def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, 
                 yield future.result()
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def _keep_to_a_share(shares: Any, jobs: int) -> None:
+    """Binds a process to its share of the cores, since XLA starts a thread for every core that it may use."""
+    if hasattr(os, "sched_setaffinity"):  # on Linux
+        cores = sorted(os.sched_getaffinity(0))[shares.get() :: jobs]
+        os.sched_setaffinity(0, cores or os.sched_getaffinity(0))
 
 
 def _alone(steps: Iterable[Any], description: str) -> Iterable[Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import jaxnet
-from experiments import data, gradient_check, runner, verification_power
+from experiments import data, experiment, gradient_check, runner, verification_power
 from experiments.__main__ import app
 from experiments.experiment import Options, Result, at_least, at_most
 from experiments.gradient_check import NETWORKS
@@ -210,7 +210,7 @@ def test_h5_pictures_without_a_test_file_are_split(tmp_path):
 )
 def test_malformed_h5_files_are_refused_in_one_line(datasets, message, tmp_path):
     path = write_h5(tmp_path / "pets.h5", **datasets)
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(experiment.DataError) as error:
         data.pictures(path, None, seed=0)
     assert message in str(error.value)
     assert str(path) in str(error.value)
@@ -242,15 +242,17 @@ def test_folders_of_pictures_are_read_at_one_size(tmp_path):
 
 
 def test_folders_without_pictures_or_with_broken_ones_are_refused(tmp_path):
-    with pytest.raises(data.DataError, match="needs folders cat/ and non_cat/ with pictures, found none in non_cat/"):
+    with pytest.raises(
+        experiment.DataError, match="needs folders cat/ and non_cat/ with pictures, found none in non_cat/"
+    ):
         data.pictures(tmp_path, None, seed=0)
     write_pictures(tmp_path, "cat", 2)
     write_pictures(tmp_path, "non_cat", 2)
     (tmp_path / "cat" / "broken.png").write_bytes(b"\x89PNG nothing more")
-    with pytest.raises(data.DataError, match=r"broken\.png: not a readable picture"):
+    with pytest.raises(experiment.DataError, match=r"broken\.png: not a readable picture"):
         data.pictures(tmp_path, None, seed=0)
     Image.new("I;16", (8, 8)).save(tmp_path / "cat" / "broken.png")
-    with pytest.raises(data.DataError, match=r"broken\.png: needs 8 bits a channel, has mode I;16"):
+    with pytest.raises(experiment.DataError, match=r"broken\.png: needs 8 bits a channel, has mode I;16"):
         data.pictures(tmp_path, None, seed=0)
 
 

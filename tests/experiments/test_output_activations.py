@@ -9,8 +9,7 @@ import pytest
 
 import jaxnet
 from experiments import data, output_activations
-from experiments.data import DataError
-from experiments.experiment import Options
+from experiments.experiment import DataError, Options
 
 OPTIONS = Options(jax.random.key(0), seeds=2, quick=True)
 KEYS = jax.random.split(OPTIONS.key, OPTIONS.seeds)

@@ -13,7 +13,7 @@ from hypothesis import given
 from PIL import Image
 from typer.testing import CliRunner
 
-from experiments import data
+from experiments import data, experiment
 from experiments.__main__ import app
 
 PIXELS = np.zeros((6, 4, 4, 3), np.uint8)
@@ -21,11 +21,11 @@ LABELS = np.array([0, 1, 0, 1, 1, 0])
 
 
 def refusal(path):
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(experiment.DataError) as error:
         data.pictures(path, None, seed=0)
     message = str(error.value)
     assert message.isprintable()
-    assert len(message) <= data.LONGEST_MESSAGE + len("...")
+    assert len(message) <= experiment.LONGEST_MESSAGE + len("...")
     return message
 
 
@@ -118,7 +118,7 @@ def test_h5_files_with_random_bytes_are_read_or_refused(tmp_path_factory, change
     path.write_bytes(spoiled)
     try:
         split = data.pictures(path, None, seed=0)
-    except data.DataError as error:
+    except experiment.DataError as error:
         assert str(error).isprintable()  # noqa: PT017 (both outcomes are right)
         return
     assert split.x.shape[-1] == 3
@@ -212,7 +212,7 @@ def test_pictures_with_random_bytes_are_read_or_refused(tmp_path_factory, change
     path.write_bytes(spoiled)
     try:
         picture = data._picture(path)
-    except data.DataError as error:
+    except experiment.DataError as error:
         assert str(error).isprintable()  # noqa: PT017 (both outcomes are right)
         return
     assert picture.shape == (64, 64, 3)
