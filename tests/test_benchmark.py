@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from experiments import benchmark
 from experiments.__main__ import app
-from experiments.benchmark import CHOICES, many_at_once, startup
+from experiments.benchmark import CHOICES, many_at_once, startup, watching
 from experiments.benchmark.contestants import expert, ours, ours_fit, plain_cost, plain_params
 from experiments.benchmark.figure import plot
 from experiments.benchmark.judgement import APART, Judge, tables
@@ -20,6 +20,7 @@ from experiments.benchmark.peers import PEERS, importable
 from experiments.benchmark.timing import Timed, compile_all, interleaved, ratio, without_compilation_cache
 from experiments.benchmark.workloads import LARGE, Workload, problem
 from experiments.experiment import Options, Result
+from tests.compare import assert_close
 
 WORKLOADS = {
     "Adam": Workload((6, 5, 3), 8, 3, 2),
@@ -206,6 +207,22 @@ def test_tables_and_figure_show_every_contestant():
 def test_norms_of_examples_are_those_of_autodiff():
     comparison = many_at_once.norms(Workload((6, 5, 3), 8, 1, 1))
     assert comparison.apart < 1e-5
+
+
+def test_watched_or_not_the_same_is_trained():
+    runs = watching.runs(Workload((6, 5, 3), 8, 2, 1), longer=12)
+    unwatched, *others = (timed.run(timed.prepare()).params for timed in runs.values())
+    for params in others:
+        assert_close(params, unwatched, 1e-6)
+    assert {timed.steps for timed in runs.values()} == {24}
+
+
+@pytest.mark.parametrize(("slower", "bar"), [(watching.NONFINITE, 1.03), (watching.TENTH, 1.1)])
+def test_what_watching_may_cost_is_judged(slower, bar):
+    for factor, holds in ((bar - 0.01, True), (bar + 0.01, False)):
+        judge = Judge(decides=True)
+        judge.watching({name: np.full(3, factor if name == slower else 1.0) for name in watching.OPTIONS})
+        assert Result(tuple(judge.measurements()), {}).holds is holds
 
 
 @pytest.fixture
