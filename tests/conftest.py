@@ -36,12 +36,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full",
         action="store_true",
-        help="every case of the catalogues, not one in a few, and every experiment in its quick form",
+        help="every case of the catalogues, not one in a few, every experiment in its quick form, and a million steps",
     )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "one_in(stride): of the cases one in so many is run, all with --full or -k")
+    config.addinivalue_line("markers", "long: run with --full or -k alone")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         marker = item.get_closest_marker("one_in")
         chosen = marker is None or seen[item.function] % marker.args[0] == 0
-        chosen &= "quick_run" not in item.fixturenames
+        chosen &= item.get_closest_marker("long") is None and "quick_run" not in item.fixturenames
         (kept if chosen else left_out).append(item)
         seen[item.function] += 1
     config.hook.pytest_deselected(items=left_out)

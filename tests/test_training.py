@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -298,3 +301,11 @@ def test_fit_refuses_bad_input(data, change, error, message):
     arguments |= {"key": jax.random.key(0), "batch_size": 16, "epochs": 1} | change
     with pytest.raises(error, match=message):
         fit(**arguments)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process as Linux tells it")
+def test_memory_stays_flat_over_a_million_steps():
+    command, root = [sys.executable, "-m", "tests.long_run"], Path(__file__).parent.parent
+    early, late = map(int, subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split())
+    assert late < 1.02 * early  # 4 bytes a step are the costs of the history

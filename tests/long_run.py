@@ -1,0 +1,43 @@
+"""A million steps; prints the memory that the process holds, in bytes, after a tenth of them and at the end."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxnet
+from jaxnet import training
+
+STEPS, EPOCH_STEPS, BATCH_SIZE = 1_000_000, 10, 64
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    held = []
+    original = training._train_epochs
+
+    def watched(network, loss, optimizer, state, x, y, epochs, **options):
+        result = original(network, loss, optimizer, state, x, y, epochs, **options)
+        held.append((epochs * EPOCH_STEPS, resident()))
+        return result
+
+    training._train_epochs = watched
+    x = np.random.default_rng(0).standard_normal((BATCH_SIZE * EPOCH_STEPS, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+    jaxnet.fit(
+        jaxnet.mlp((4, 8, 2)),
+        jaxnet.softmax_cross_entropy,
+        jaxnet.adam(1e-3),
+        x,
+        y,
+        key=jax.random.key(0),
+        batch_size=BATCH_SIZE,
+        epochs=STEPS // EPOCH_STEPS,
+    )
+    steps, memory = np.cumsum([taken for taken, _ in held]), [bytes_held for _, bytes_held in held]
+    assert steps[-1] == STEPS
+    print(memory[np.searchsorted(steps, STEPS // 10)], memory[-1])
