@@ -209,7 +209,8 @@ def _on_host(measured: Any, epochs: int) -> tuple[np.ndarray, Diagnostics | None
     """The costs of so many epochs, and what was observed in them."""
     costs, record = measured if isinstance(measured, tuple) else (measured, None)
     if record is not None:
-        record = jax.tree.map(lambda rows, seen=record.step >= 0: np.asarray(rows[seen]), record)
+        record = jax.device_get(record)  # as arrays of NumPy, which compiles nothing for another number of rows
+        record = jax.tree.map(lambda rows, seen=record.step >= 0: rows[seen], record)
     return np.asarray(costs)[:epochs].flatten(), record  # a copy: a view would keep the rows that are not used
 
 

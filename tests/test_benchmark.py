@@ -217,7 +217,7 @@ def test_watched_or_not_the_same_is_trained():
     assert {timed.steps for timed in runs.values()} == {24}
 
 
-@pytest.mark.parametrize(("slower", "bar"), [(watching.NONFINITE, 1.03), (watching.TENTH, 1.1)])
+@pytest.mark.parametrize(("slower", "bar"), [(watching.NONFINITE, 1.03), (watching.TWENTIETH, 1.1)])
 def test_what_watching_may_cost_is_judged(slower, bar):
     for factor, holds in ((bar - 0.01, True), (bar + 0.01, False)):
         judge = Judge(decides=True)

@@ -263,6 +263,14 @@ def train(data, **options):
     return fit(NETWORK, softmax_cross_entropy, adam(0.01), *data, **options)
 
 
+def test_another_number_of_epochs_compiles_nothing(data, caplog):
+    """Neither the steps nor what brings their rows to the host."""
+    train(data, observe_every=2)
+    with caplog.at_level("WARNING"), jax.log_compiles():
+        train(data, observe_every=2, epochs=5)
+    assert not [record.message for record in caplog.records if "Finished XLA compilation" in record.message]
+
+
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize(("batch_size", "every"), [(16, 3), (16, 1), (10, 7), (64, 3), (None, 2)])
 def test_fit_observes_every_nth_step_and_trains_the_same(data, every, batch_size):

@@ -24,7 +24,7 @@ CLAIM = (
     "1.1 times on 784-512-512-10, which runs at 75 % of the machine's matrix products; the gradient norms of 256 "
     "examples cost at most 1.1 gradients of the batch and a fifteenth of vmap(grad); of 256 networks trained at once "
     "each takes at most 0.8 (64-32-10) and 0.4 (2-3-2-1) of the time that it takes alone; looking for numbers that are "
-    "not finite costs fit at most 3 %, observing every tenth step 10 %; 1000 repeated layers compile "
+    "not finite costs fit at most 3 %, observing every twentieth step 10 %; 1000 repeated layers compile "
     "in at most 1.3 times what 10 take; importing jaxnet adds at most 0.8 s to importing jax and optax; the first "
     "verification in a process takes at most 5 s for a dense layer and 30 s for 784-256-256-10 on a batch of 64."
 )

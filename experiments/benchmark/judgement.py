@@ -9,7 +9,7 @@ from experiments.benchmark.many_at_once import ALONE, BATCH, EXAMPLES, NORMS, TO
 from experiments.benchmark.measured import EXPERT, FIT, STEP
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.timing import ratio
-from experiments.benchmark.watching import NONFINITE, TENTH, UNWATCHED
+from experiments.benchmark.watching import NONFINITE, TWENTIETH, UNWATCHED
 from experiments.benchmark.workloads import DEEP, DEEP_ADAM, LARGE, SMALL
 from experiments.experiment import Measurement, Table, at_least, at_most
 
@@ -72,8 +72,8 @@ class Judge:
         """What `fit` pays for looking."""
         title = "fit, 64-32-10: looking for numbers that are not finite, over not looking"
         self._time(at_most(title, ratio(seconds, NONFINITE, UNWATCHED), 1.03))
-        title = "fit, 64-32-10: observing every tenth step, over none"
-        self._time(at_most(title, ratio(seconds, TENTH, UNWATCHED), 1.1))
+        title = "fit, 64-32-10: observing every twentieth step, over none"
+        self._time(at_most(title, ratio(seconds, TWENTIETH, UNWATCHED), 1.1))
 
     def depth(self, seconds: dict[str, np.ndarray]) -> None:
         """Compile time of `repeat`."""
