@@ -7,6 +7,7 @@ trained whatever happens.
 import os
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,9 +31,11 @@ from jaxnet.precision import in_precision
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
 
-# A compiled call runs about so long before the host hears of it, at most so many epochs, and of those no more than draw
-# random bits for so many examples.
+# A compiled call runs about so long before the host hears of it, or longer, so that no more than a share of the time goes
+# into looking for numbers that are not finite; at most so many epochs, and no more than draw random bits for so many
+# examples.
 CHUNK_SECONDS = 0.2
+LOOKING_SHARE = 0.02
 CHUNK_EPOCHS = 64
 CHUNK_EXAMPLES = 1 << 20
 
@@ -145,7 +148,7 @@ def fit(
         return first_failure(network, loss, optimizer, batches, state, observe_every)
 
     chunks: list[Any] = []
-    done, chunk, failure = 0, 1, None
+    done, chunk, failure, before = 0, 1, None, None
     with (
         nullcontext() if checkpoint is None else Checkpoints(checkpoint, network, keep=keep) as saved,
         interruption() as interrupted,
@@ -159,8 +162,11 @@ def fit(
             if saved is not None and checkpoint_every is not None:
                 chunk = min(chunk, checkpoint_every - done % checkpoint_every)
             started = time.perf_counter()
-            before = None if on_nonfinite == "ignore" else _copy(trained)
+            if on_nonfinite != "ignore":
+                before = jax.block_until_ready(_copy(trained) if before is None else _copy_over(before, trained))
+            copied = time.perf_counter()
             trained, measured = train(trained, chunk)
+            ran = time.perf_counter()
             if before is not None and not _is_good(trained, measured):
                 failure = failing(before, chunk, chunks)
                 trained = failure.state
@@ -169,8 +175,9 @@ def fit(
             chunks.append(measured)
             done += chunk
             show(done, measured[0][-1])
-            pace = chunk / (time.perf_counter() - started)
-            chunk = max(1, min(int(pace * CHUNK_SECONDS), capacity))
+            looked = copied - started + time.perf_counter() - ran
+            seconds = max(CHUNK_SECONDS, looked / LOOKING_SHARE)
+            chunk = max(1, min(int(chunk * seconds / (ran - copied)), capacity))
             if saved is not None and saved.is_due(done, checkpoint_every):
                 saved.save(trained, _joined(chunks))
         history = _joined(chunks)._replace(
@@ -188,6 +195,12 @@ def fit(
 @jax.jit
 def _copy(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
+
+
+@partial(jax.jit, donate_argnums=0, keep_unused=True)
+def _copy_over(old: TrainState, state: TrainState) -> TrainState:
+    """A copy in the memory of one that is not needed any more: fresh memory takes longer than the copying."""
+    return _copy(state)
 
 
 def _is_good(state: TrainState, measured: tuple[np.ndarray, Any]) -> bool:
