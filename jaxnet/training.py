@@ -31,8 +31,8 @@ from jaxnet.precision import in_precision
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
 
-# A compiled call runs about so long before the host hears of it, or longer, so that no more than a share of the time goes
-# into looking for numbers that are not finite; at most so many epochs, and no more than draw random bits for so many
+# A compiled call runs about so long before the host hears of it, or longer, so that only a share of the time goes into
+# looking for numbers that are not finite; at most so many epochs, and no more than draw random bits for so many
 # examples.
 CHUNK_SECONDS = 0.2
 LOOKING_SHARE = 0.02
