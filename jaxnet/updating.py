@@ -60,6 +60,8 @@ def updating_step(
     """
     if not is_elementwise(optimizer):
         raise ValueError("updating inside the backward pass needs an optimizer of jaxnet.optimizers without a mask")
+    if not jax.tree.leaves(state.params):  # no leaf that would take the optimizer's count along
+        return train_step(network, loss, optimizer, state, x, y)
     leaves = _Leaves(network)
     trained = leaves.join(optimizer, state.params, state.opt_state)
     cost, trained = cost_and_gradient(map_layers(updating, network), loss)(trained, x, y)

@@ -215,6 +215,21 @@ def test_full_disk_and_a_number_that_is_not_finite_lose_nothing(tmp_path):
     assert int(caught.value.state.step) == len(caught.value.history.cost) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_full_disk_is_told_at_the_end_of_a_block(tmp_path):
+    saved, state = jaxnet.Checkpoints(tmp_path, NETWORK), jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
+    refused = pytest.raises((jaxnet.CheckpointError, jaxnet.TrainingError), match="could not be saved in")
+    with full_disk(), refused, saved:
+        saved.save(state, jaxnet.History(np.zeros(3)))
+
+
+def test_checkpoints_say_what_they_need(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(ImportError, match=r"checkpoints need Orbax: pip install 'jaxnet\[checkpoint\]'"):
+        run(checkpoint=tmp_path)
+
+
 def test_without_an_interval_a_run_saves_by_the_clock(tmp_path, whole, monkeypatch):
     options: Any = {"checkpoint_every": None, "keep": 99}
     run(checkpoint=tmp_path / "short", **options)

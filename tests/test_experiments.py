@@ -92,6 +92,16 @@ class Claim:
         return figure
 
 
+def test_interrupt_is_said_in_one_line(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_all", interrupted)
+    code, output = command("run", "gradient_check", "--out", tmp_path)
+    assert code == 130
+    assert "Interrupted. What was finished is in" in output
+
+
 @pytest.mark.parametrize(("bound", "holds", "code"), [(2.0, True, 0), (0.5, False, 1)])
 def test_run_saves_what_it_measured_and_reports_the_verdict(bound, holds, code, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "load", lambda name: Claim(bound))
@@ -186,6 +196,15 @@ def test_h5_pictures_are_read_and_the_test_file_is_found_beside_them(tmp_path):
     np.testing.assert_allclose(split.x_test, PIXELS[:2] / 255, rtol=1e-6)
     given = data.pictures(train, train, seed=0)
     assert len(given.x_test) == len(PIXELS)
+
+
+def test_pictures_of_two_sizes_are_refused(tmp_path):
+    train = write_h5(tmp_path / "train.h5", x_x=PIXELS, x_y=LABELS)
+    test = write_h5(tmp_path / "test.h5", x_x=PIXELS[:, :3], x_y=LABELS)
+    with pytest.raises(
+        experiment.DataError, match=r"test\.h5: pictures of shape \(3, 4, 3\), but those in .* have \(4"
+    ):
+        data.pictures(train, test, seed=0)
 
 
 def test_h5_pictures_without_a_test_file_are_split(tmp_path):

@@ -270,6 +270,12 @@ def test_progress_bar_shows_epochs_and_cost(data, capsys):
     assert "100%" in shown
 
 
+def test_progress_bar_says_what_it_needs(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with pytest.raises(ImportError, match=r"a progress bar needs Rich: pip install 'jaxnet\[experiments\]'"):
+        train(data, progress=True)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "error", "message"),

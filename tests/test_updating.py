@@ -117,3 +117,11 @@ def test_learning_rates_may_be_mapped_over(data):
         return steps(jaxnet.updating_step, optimizer, start, data)[1]
 
     assert_close(jax.vmap(cost)(rates), jnp.stack([cost(rate) for rate in rates]), 1e-12)
+
+
+def test_network_without_parameters_takes_its_step():
+    network, optimizer, x = jaxnet.elementwise(jaxnet.tanh), jaxnet.adam(0.01), jnp.ones((2, 3))
+    start = jaxnet.init_state(network, optimizer, jax.random.key(0))
+    state, cost = jaxnet.updating_step(network, LOSS, optimizer, start, x, x)
+    assert int(state.step) == int(state.opt_state.count) == 1
+    assert cost == jaxnet.cost(network, LOSS)((), x, x) > 0

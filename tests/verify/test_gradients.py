@@ -240,6 +240,14 @@ def test_custom_vjp_is_held_against_the_reference(key):
 
 REFUSED: Any = 0  # no key
 
+
+def called_back_in_float32(x):
+    """Which JAX cannot differentiate, and which does not take float64."""
+    if x.dtype != jnp.float32:
+        raise TypeError("float32 alone")
+    return jax.pure_callback(lambda x: np.square(x).sum(), jax.ShapeDtypeStruct((), x.dtype), x)
+
+
 ERRORS = {
     "empty": (lambda key: verify_gradient(squares, squares_rule, jnp.zeros((0, 3)), key=key), ValueError, "empty"),
     "NaN": (lambda key: verify_gradient(squares, squares_rule, jnp.float32(jnp.nan), key=key), ValueError, "finite"),
@@ -266,6 +274,11 @@ ERRORS = {
         ValueError,
         "argnums has -2",
     ),
+    "argnums twice": (
+        lambda key: verify_gradient(product, squares_rule, *PAIR, argnums=(0, 0), key=key),
+        ValueError,
+        "argnums must name each argument once",
+    ),
     "argnums floats": (
         lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums=(0.0,), key=key),  # pyright: ignore[reportArgumentType]
         TypeError,
@@ -280,6 +293,11 @@ ERRORS = {
         lambda key: verify_gradient(squares, squares_rule, jnp.ones(2), argnums="0", key=key),  # pyright: ignore[reportArgumentType]
         TypeError,
         "argnums",
+    ),
+    "neither in float64 nor by JAX": (
+        lambda key: verify_gradient(called_back_in_float32, squares_rule, jnp.ones(2, "float32"), key=key),
+        ValueError,
+        "neither run in float64 nor be differentiated by JAX .* give a plain JAX function",
     ),
     "not scalar": (lambda key: verify_gradient(jnp.sin, jnp.cos, jnp.ones(2), key=key), TypeError, "one number"),
     "two scalars": (

@@ -1,6 +1,6 @@
 """`verify_layer` and `verify_network`: right ones pass; of wrong ones the part that is wrong by itself is named."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +189,12 @@ def test_what_is_no_layer_is_refused(layer, key, unchecked):
         verify_layer(layer, normal(5, 4), key=key)
     with pytest.raises(TypeError, match="Layer"):
         verify_network(layer, squared_error, normal(5, 4), WHOLE, key=key)
+
+
+def test_what_is_no_loss_is_refused(key, unchecked):
+    refused: Any = jnp.square
+    with pytest.raises(TypeError, match=r"expected a jaxnet Loss, such as jaxnet\.squared_error, got"):
+        verify_network(LAYERS["dense"], refused, normal(5, 4), WHOLE, key=key)
 
 
 def test_wrong_size_of_inputs_is_an_error(key):
