@@ -48,22 +48,27 @@ class Bounded(NamedTuple):
     error: Array
 
 
-def _rounding(magnitude: Array, terms: float, form: Format) -> Array:
-    """What rounding adds to a sum of so many terms: nothing to zeros, and no bound to what may overflow."""
-    error = terms * (form.unit * magnitude + jnp.where(magnitude > 0, form.tiny, 0))
+def _rounding(magnitude: Array, terms: float, form: Format, nonzero: Array | None = None) -> Array:
+    """What rounding adds to a sum of so many terms: nothing to zeros, and no bound to what may overflow.
+
+    A product of numbers that are not 0 may be read as 0 here too, so that the factors tell where it is `nonzero`.
+    """
+    nonzero = magnitude > 0 if nonzero is None else nonzero
+    error = terms * (form.unit * magnitude + jnp.where(nonzero, form.tiny, 0))
     return jnp.where(magnitude < form.largest / 16, error, jnp.inf)
 
 
 def _product(a: Bounded, b: Bounded, form: Format) -> Bounded:
     """The matrix product a b."""
     largest_a, largest_b = (abs(x.value) + x.error for x in (a, b))
-    added = _rounding(largest_a @ largest_b, a.value.shape[-1] + 2, form)
+    nonzero = (largest_a > 0).astype(a.value.dtype) @ (largest_b > 0).astype(b.value.dtype) > 0
+    added = _rounding(largest_a @ largest_b, a.value.shape[-1] + 2, form, nonzero)
     return Bounded(a.value @ b.value, a.error @ largest_b + abs(a.value) @ b.error + added)
 
 
 def _times(a: Bounded, b: Bounded, form: Format) -> Bounded:
     largest_a, largest_b = (abs(x.value) + x.error for x in (a, b))
-    added = _rounding(largest_a * largest_b, 2, form)
+    added = _rounding(largest_a * largest_b, 2, form, (largest_a > 0) & (largest_b > 0))
     return Bounded(a.value * b.value, a.error * largest_b + abs(a.value) * b.error + added)
 
 
