@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,7 +117,13 @@ def emptied(folder):
     (folder / "content" / "metadata").write_text("")
 
 
-@pytest.mark.parametrize("damage", [altered, renumbered, truncated, emptied])
+def exchanged(folder):
+    """Whole files, but of another step."""
+    shutil.rmtree(folder / "arrays")
+    shutil.copytree(folder.with_name("10") / "arrays", folder / "arrays")
+
+
+@pytest.mark.parametrize("damage", [altered, renumbered, truncated, emptied, exchanged])
 @pytest.mark.one_in(2)
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, whole, damage):
     run(checkpoint=tmp_path, epochs=3)

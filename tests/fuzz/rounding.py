@@ -82,6 +82,11 @@ def _given(value: Array, form: Format) -> Bounded:
     return Bounded(value, jnp.where(abs(value) < form.tiny, abs(value), 0))
 
 
+def _divided(a: Bounded, m: int, form: Format) -> Bounded:
+    """A factor that the compiler may divide by m in place of the other, after which it may be read as 0."""
+    return Bounded(a.value, a.error + jnp.where(abs(a.value) < m * form.tiny, abs(a.value), 0))
+
+
 def slope_rounding(activation: Activation, z: Array, form: Format) -> Array:
     """What rounding adds to g'(z); autodiff of `gelu_tanh` multiplies σ(u)(1 - σ(u)), a unit of 1 off, by z du/dz."""
     factor = 1 + jnp.clip(abs(z), 0, 25) ** 3 if activation == gelu_tanh else jnp.ones_like(z)
@@ -130,8 +135,10 @@ def gradient_errors(
     for i, (weight, _) in reversed(list(enumerate(denses))):
         transposed = Bounded(delta.value.T, delta.error.T)
         ones = _given(jnp.ones((len(x), 1)), form)
-        bounds.append(Dense(_product(transposed, inputs[i], form).error, _product(transposed, ones, form).error[:, 0]))
+        given = _divided(inputs[i], len(x), form)
+        bounds.append(Dense(_product(transposed, given, form).error, _product(transposed, ones, form).error[:, 0]))
         if i:
             bounds.append(())
-            delta = _times(_product(delta, _given(weight, form), form), slopes[i - 1], form)
+            delta = _product(delta, _divided(_given(weight, form), len(x), form), form)
+            delta = _times(delta, slopes[i - 1], form)
     return jax.tree.map(lambda bound: jnp.where(jnp.isnan(bound), jnp.inf, bound), tuple(reversed(bounds)))
