@@ -5,6 +5,7 @@ starts from alone: the same compiled program finds the first bad one again, and 
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -25,6 +26,14 @@ def check_on_nonfinite(value: str) -> None:
     """Raises ValueError for another word than those of `OnNonfinite`."""
     if value not in get_args(OnNonfinite):
         raise ValueError(f'on_nonfinite must be "raise", "stop" or "ignore", got {value!r}')
+
+
+def own_watch(on_nonfinite: OnNonfinite, observe_every: int | None = None) -> AbstractContextManager[Any]:
+    """Switches `jax_debug_nans` off where a run looks by itself: an error out of a step would lose the state.
+
+    Diagnostics hold NaN where a quantity does not apply to a layer.
+    """
+    return nullcontext() if on_nonfinite == "ignore" and observe_every is None else jax.debug_nans(False)
 
 
 class Failure(NamedTuple):

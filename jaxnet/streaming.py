@@ -22,7 +22,7 @@ from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
-from jaxnet.nonfinite import OnNonfinite, all_finite, check_on_nonfinite, first_failure
+from jaxnet.nonfinite import OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption
 from jaxnet.updating import fastest_step
@@ -110,6 +110,7 @@ def fit_batches(
         return None
 
     with (
+        own_watch(on_nonfinite),
         nullcontext() if checkpoint is None else Checkpoints(checkpoint, network, keep=keep) as saved,
         interruption() as interrupted,
     ):

@@ -26,7 +26,7 @@ from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
-from jaxnet.nonfinite import Failure, OnNonfinite, all_finite, check_on_nonfinite, first_failure
+from jaxnet.nonfinite import Failure, OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
 from jaxnet.precision import in_precision
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
@@ -150,6 +150,7 @@ def fit(
     chunks: list[Any] = []
     done, chunk, failure, before = 0, 1, None, None
     with (
+        own_watch(on_nonfinite, observe_every),
         nullcontext() if checkpoint is None else Checkpoints(checkpoint, network, keep=keep) as saved,
         interruption() as interrupted,
         progress_bar(progress, epochs) as show,

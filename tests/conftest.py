@@ -75,3 +75,10 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def nans_allowed():
+    """For tests that make NaN on purpose, where the whole run has JAX_DEBUG_NANS."""
+    with jax.debug_nans(False):
+        yield

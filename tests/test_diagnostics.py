@@ -40,6 +40,8 @@ from jaxnet import (
 )
 from tests.compare import assert_close, compiled_programs, random_like
 
+pytestmark = pytest.mark.usefixtures("nans_allowed")  # what does not apply to a layer
+
 M, N, CLASSES = 50, 4, 3
 NETWORK = mlp((N, 6, CLASSES), tanh)
 

@@ -145,6 +145,7 @@ def test_scaled_identity_network_grows_or_shrinks_exponentially(scale):
     assert_close(network.forward(network.init(jax.random.key(0)), x)[0], scale**11 * x, 1e-15)
 
 
+@pytest.mark.usefixtures("nans_allowed")
 def test_is_correct_reads_classes_and_probabilities():
     classes = jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
     assert is_correct(classes, jnp.array([1, 2])).tolist() == [True, False]

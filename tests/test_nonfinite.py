@@ -11,6 +11,8 @@ import pytest
 import jaxnet
 from jaxnet.epochs import epoch_batches
 
+pytestmark = pytest.mark.usefixtures("nans_allowed")
+
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).standard_normal((30, 4))
 Y = np.stack([X[:, 0], X[:, 1]], axis=1)
@@ -109,6 +111,13 @@ def test_a_parameter_that_overflows_unseen_by_the_cost_is_found():
     x, y = np.zeros((4, 1)), np.ones(4)
     with pytest.raises(jaxnet.TrainingError, match="step 1: a parameter is not finite after the update"):
         jaxnet.fit(network, jaxnet.binary_cross_entropy, optimizer, x, y, key=KEY, batch_size=None, epochs=9)
+
+
+def test_jaxs_own_switch_loses_no_state():
+    state, costs = by_a_plain_loop()
+    with jax.debug_nans(True), pytest.raises(jaxnet.TrainingError, match=rf"^step {len(costs)}: ") as caught:
+        jaxnet.fit(LINEAR, LOSS, TOO_FAST, X, Y, **RUN)
+    assert_same(caught.value.state.params, state.params)
 
 
 def test_another_word_is_refused(unchecked):

@@ -114,6 +114,7 @@ def test_64_learning_rates_train_64_networks_in_one_program(key):
 
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.usefixtures("nans_allowed")
 def test_factories_work_inside_optax(name):
     """In chain, inject_hyperparams, MultiSteps, multi_transform and apply_if_finite, as Optax's own rule does."""
     params, sequence = parameters("float64"), dict(gradients("float64", 30))
