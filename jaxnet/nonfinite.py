@@ -56,7 +56,7 @@ class Failure(NamedTuple):
 def all_finite(tree: Any) -> Array:
     """Whether every floating-point number of a tree is finite."""
     leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
 
 
 _observed_step = jax.jit(observed_step, static_argnums=(0, 1))

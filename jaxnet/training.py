@@ -178,7 +178,8 @@ def fit(
             show(done, measured[0][-1])
             looked = copied - started + time.perf_counter() - ran
             seconds = max(CHUNK_SECONDS, looked / LOOKING_SHARE)
-            chunk = max(1, min(int(chunk * seconds / (ran - copied)), capacity))
+            # No more than doubled: the first two chunks include compilation, of the steps and of the looking.
+            chunk = max(1, min(int(chunk * seconds / (ran - copied)), 2 * chunk, capacity))
             if saved is not None and saved.is_due(done, checkpoint_every):
                 saved.save(trained, _joined(chunks))
         history = _joined(chunks)._replace(

@@ -10,6 +10,7 @@ import pytest
 
 import jaxnet
 from jaxnet.epochs import epoch_batches
+from jaxnet.nonfinite import all_finite, first_failure
 
 pytestmark = pytest.mark.usefixtures("nans_allowed")
 
@@ -113,6 +114,17 @@ def test_a_parameter_that_overflows_unseen_by_the_cost_is_found():
         jaxnet.fit(network, jaxnet.binary_cross_entropy, optimizer, x, y, key=KEY, batch_size=None, epochs=9)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_among_many_is_seen(bad):
+    tree = {"a": np.ones((2, 3), np.float32), "b": np.ones(4), "count": np.ones(2, np.int32)}
+    assert all_finite(tree)
+    for name in "ab":
+        spoiled = tree[name].copy()
+        spoiled.flat[-1] = bad
+        assert not all_finite(tree | {name: spoiled})
+    assert all_finite({})
+
+
 def test_jaxs_own_switch_loses_no_state():
     state, costs = by_a_plain_loop()
     with jax.debug_nans(True), pytest.raises(jaxnet.TrainingError, match=rf"^step {len(costs)}: ") as caught:
@@ -123,3 +135,14 @@ def test_jaxs_own_switch_loses_no_state():
 def test_another_word_is_refused(unchecked):
     with pytest.raises(ValueError, match='"raise", "stop" or "ignore", got \'warn\''):
         jaxnet.fit(LINEAR, LOSS, TOO_FAST, X, Y, **RUN, on_nonfinite="warn")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_failure_that_does_not_repeat_is_told_and_hands_back_the_beginning():
+    state = jaxnet.init_state(NETWORK, TOO_FAST, KEY)
+    failure = first_failure(
+        NETWORK, LOSS, jaxnet.gradient_descent(0.0), [(X, Y)] * 3, state._replace(step=5 + state.step)
+    )
+    assert failure.what == ("after step 5: a number is not finite, but not when the steps are repeated one by one")
+    assert int(failure.state.step) == 5
+    assert failure.cost.size == 0
+    assert failure.diagnostics is None

@@ -1,5 +1,6 @@
 """Batches that come one by one train as `fit` does; what goes wrong among them loses nothing."""
 
+import contextlib
 import itertools
 import signal
 import threading
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxnet
+from jaxnet import streaming
 from jaxnet.epochs import epoch_batches
 
 NETWORK, LOSS, OPTIMIZER = jaxnet.mlp((4, 8, 3)), jaxnet.softmax_cross_entropy, jaxnet.adam(0.01)
@@ -120,22 +122,29 @@ def test_number_that_is_not_finite_is_named(word):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-def test_reads_no_further_ahead_than_told():
-    read, most = [], []
-
-    def counted():
-        for number, batch in enumerate(batches()):
-            read.append(number)
-            yield batch
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_reads_as_far_ahead_as_told(ahead):
+    read = [threading.Event() for _ in ORDER]
 
     def watched():
-        for number, batch in enumerate(counted()):
-            most.append((number, threading.current_thread().name))
+        for event, batch in zip(read, batches(), strict=True):
+            assert threading.current_thread().name.startswith("read-ahead")
+            event.set()
             yield batch
 
-    _, history = train(watched(), ahead=1)
-    assert len(history.cost) == len(read) == len(ORDER)
-    assert {name.split("_")[0] for _, name in most} == {"read-ahead"}
+    with contextlib.closing(streaming._read_ahead(watched(), 2, ahead)) as following:
+        for taken, _ in enumerate(following, start=3):
+            assert all(event.wait(10) for event in read[: taken + ahead])
+            assert not any(event.is_set() for event in read[taken + ahead :])
+    assert taken == len(ORDER)
+
+
+def test_training_reads_so_many_ahead(monkeypatch):
+    told = []
+    read_ahead = streaming._read_ahead
+    monkeypatch.setattr(streaming, "_read_ahead", lambda *given: told.append(given[1:]) or read_ahead(*given))
+    train(batches(), ahead=7)
+    assert told == [(0, 7)]
 
 
 def test_interrupt_returns_what_was_trained(whole):

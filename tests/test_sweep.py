@@ -160,7 +160,11 @@ def test_chunks_are_large_for_small_networks_and_leave_no_core_idle():
     ("change", "error", "message"),
     [
         ({"keys": jax.random.key(0)}, ValueError, r"keys must be a stack of keys, .*, got shape \(\)"),
-        ({"keys": jax.random.key_data(jax.random.key(0))}, ValueError, r"keys must be a stack of keys, .*, got shape \(2,\)"),
+        (
+            {"keys": jax.random.key_data(jax.random.key(0))},
+            ValueError,
+            r"keys must be a stack of keys, .*, got shape \(2,\)",
+        ),
         ({"keys": KEYS[:0]}, ValueError, r"keys must be a stack of keys, .*, got shape \(0,\)"),
         ({"keys": KEYS.reshape(2, 2)}, ValueError, r"keys must be a stack of keys, .*, got shape \(2, 2\)"),
         ({"keys": 3}, TypeError, "keys must be a stack of keys, .*, got 3"),
