@@ -224,6 +224,18 @@ def test_full_disk_and_a_number_that_is_not_finite_lose_nothing(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_full_disk_at_the_end_of_the_batches_loses_nothing(tmp_path):
+    batches = [(np.ones((3, 2)), np.ones((3, 1)))] * 4
+    network, optimizer = jaxnet.mlp((2, 1)), jaxnet.gradient_descent(0.1)
+    with full_disk(), pytest.raises(jaxnet.TrainingError, match="could not be saved") as caught:
+        jaxnet.fit_batches(
+            network, jaxnet.squared_error, optimizer, batches, key=jax.random.key(0), checkpoint=tmp_path
+        )
+    assert int(caught.value.state.step) == len(caught.value.history.cost) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_is_told_at_the_end_of_a_block(tmp_path):
     saved, state = jaxnet.Checkpoints(tmp_path, NETWORK), jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
     refused = pytest.raises((jaxnet.CheckpointError, jaxnet.TrainingError), match="could not be saved in")

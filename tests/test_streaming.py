@@ -2,12 +2,14 @@
 
 import contextlib
 import itertools
+import shutil
 import signal
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnet
@@ -67,9 +69,12 @@ def test_memory_mapped_files_train_the_same(tmp_path, whole):
     assert_same((state.params, history.cost), (whole[0].params, whole[1].cost))
 
 
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole):
+@pytest.mark.parametrize("last", [12, 10])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole, last):
     train(itertools.islice(batches(), 12), checkpoint=tmp_path, checkpoint_every=5)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [5, 10, 12]
+    if last == 10:
+        shutil.rmtree(tmp_path / "12")
     state, history = train(batches(), checkpoint=tmp_path, checkpoint_every=5)
     assert_same((state.params, state.opt_state, history.cost), (whole[0].params, whole[0].opt_state, whole[1].cost))
 
@@ -102,24 +107,64 @@ def test_error_of_the_iterable_loses_nothing(whole):
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def overflowing():
-    """Batches of which the seventh drives a linear network with a squared error to infinity."""
+LINEAR = jaxnet.mlp((4, 2))
+
+
+def overflowing(read=None):
+    """Batches of which the eighth drives a linear network with a squared error to infinity."""
     for number, (x, _) in enumerate(batches()):
+        if read is not None:
+            read.append(number)
         yield x * (1e200 if number == 7 else 1), x[:, :2]
 
 
 @pytest.mark.parametrize("word", ["raise", "stop"])
-def test_number_that_is_not_finite_is_named(word):
-    arguments = jaxnet.mlp((4, 2)), jaxnet.squared_error, OPTIMIZER, overflowing()
+@pytest.mark.parametrize("optimizer", [OPTIMIZER, optax.set_to_zero()], ids=["adam", "no updates"])
+def test_number_that_is_not_finite_is_named(word, optimizer):
+    arguments, read = (LINEAR, jaxnet.squared_error, optimizer), []
     if word == "raise":
-        with pytest.raises(jaxnet.TrainingError, match="step 7: the cost is not finite") as caught:
-            jaxnet.fit_batches(*arguments, key=KEY)
+        with jax.debug_nans(True), pytest.raises(jaxnet.TrainingError, match="step 7: the cost is not") as caught:
+            jaxnet.fit_batches(*arguments, overflowing(read), key=KEY)
         state, history = caught.value.state, caught.value.history
     else:
-        state, history = jaxnet.fit_batches(*arguments, key=KEY, on_nonfinite="stop")
+        state, history = jaxnet.fit_batches(*arguments, overflowing(read), key=KEY, on_nonfinite="stop")
     assert history.nonfinite == "step 7: the cost is not finite"
     assert int(state.step) == len(history.cost) == 7
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert len(read) <= 8 + streaming.IN_FLIGHT + 2 < len(ORDER)  # steps dispatched before it was seen, and ahead
+
+
+def test_stop_at_the_first_batch_hands_back_the_beginning():
+    first = [(X * 1e200, X[:, :2])]
+    state, history = jaxnet.fit_batches(LINEAR, jaxnet.squared_error, OPTIMIZER, first, key=KEY, on_nonfinite="stop")
+    assert history.nonfinite == "step 0: the cost is not finite"
+    assert int(state.step) == len(history.cost) == 0
+
+
+def test_a_bad_state_is_not_saved(tmp_path):
+    with pytest.raises(jaxnet.TrainingError, match="step 7"):
+        jaxnet.fit_batches(
+            LINEAR, jaxnet.squared_error, OPTIMIZER, overflowing(), key=KEY, checkpoint=tmp_path, checkpoint_every=4
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+
+
+@pytest.mark.usefixtures("nans_allowed")
+def test_ignore_goes_on():
+    state, history = jaxnet.fit_batches(
+        LINEAR, jaxnet.squared_error, OPTIMIZER, overflowing(), key=KEY, on_nonfinite="ignore"
+    )
+    assert int(state.step) == len(history.cost) == len(ORDER)
+    assert history.nonfinite is None
+    assert not np.isfinite(history.cost[7:]).any()
+
+
+def test_a_parameter_that_overflows_unseen_by_the_cost_is_found():
+    network = jaxnet.mlp((1, 1), dtype=jnp.float32)
+    optimizer = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, 2e38), updates))
+    same = itertools.repeat((np.zeros((4, 1)), np.ones(4)))
+    with pytest.raises(jaxnet.TrainingError, match="step 1: a parameter is not finite after the update"):
+        jaxnet.fit_batches(network, jaxnet.binary_cross_entropy, optimizer, same, key=KEY)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -160,6 +205,7 @@ def test_interrupt_returns_what_was_trained(whole):
     np.testing.assert_array_equal(history.cost, whole[1].cost[: len(history.cost)])
 
 
-def test_no_batches_are_an_error():
+def test_no_batches_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one batch"):
-        train([])
+        train([], checkpoint=tmp_path)
+    assert not list(tmp_path.iterdir())
