@@ -69,6 +69,21 @@ def test_memory_mapped_files_train_the_same(tmp_path, whole):
     assert_same((state.params, history.cost), (whole[0].params, whole[1].cost))
 
 
+def test_goes_on_from_a_state_and_leaves_it_whole(whole):
+    first, history = train(itertools.islice(batches(), 6))
+    then, rest = train(itertools.islice(batches(), 6, None), state=first)
+    assert_same((then.params, then.opt_state), (whole[0].params, whole[0].opt_state))
+    np.testing.assert_array_equal([*history.cost, *rest.cost], whole[1].cost)
+    assert int(first.step) == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(first.params))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_costs_have_the_dtype_of_the_parameters(dtype):
+    _, history = jaxnet.fit_batches(jaxnet.mlp((4, 8, 3), dtype=dtype), LOSS, OPTIMIZER, batches(), key=KEY)
+    assert history.cost.dtype == dtype
+
+
 @pytest.mark.parametrize("last", [12, 10])
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole, last):
     train(itertools.islice(batches(), 12), checkpoint=tmp_path, checkpoint_every=5)
