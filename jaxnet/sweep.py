@@ -165,7 +165,8 @@ def sweep(
                 for tile, (state, cost) in zip(tiles, pool.map(run, of_tile, states), strict=True):
                     trained.append(state)
                     costs[tile][:, :, done : done + count] = cost[:, :, :count]
-                    show(done + count * len(trained) / len(tiles), np.fmin.reduce(cost[:, :, count - 1, -1].ravel()))
+                    lowest = float(np.fmin.reduce(cost[:, :, count - 1, -1].ravel()))
+                    show(done + count * len(trained) / len(tiles), lowest)
                     if interrupted():
                         break
                 if len(trained) < len(tiles):

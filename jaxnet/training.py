@@ -175,7 +175,7 @@ def fit(
                 break
             chunks.append(measured)
             done += chunk
-            show(done, measured[0][-1])
+            show(done, float(measured[0][-1]))
             looked = copied - started + time.perf_counter() - ran
             seconds = max(CHUNK_SECONDS, looked / LOOKING_SHARE)
             # No more than doubled: the first two chunks include compilation, of the steps and of the looking.

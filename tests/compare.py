@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+WIDEST = jax.dtypes.canonicalize_dtype("float64").name  # float32 where JAX has no float64
+
 
 def random_like(tree: Any, seed: int = 0) -> Any:
     """Normal numbers in the shapes and dtypes of a tree; from NumPy, since XLA takes seconds to compile a generator."""
@@ -19,7 +21,12 @@ def compiled_programs(function: Any) -> int:
 
 
 def assert_close(actual, expected, tolerance):
-    """Every leaf: ‖actual - expected‖ <= tolerance · ‖expected‖, with the same tree, shapes and dtypes."""
+    """Every leaf: ‖actual - expected‖ <= tolerance · ‖expected‖, with the same tree, shapes and dtypes.
+
+    Where JAX has no float64, a tolerance stays the same number of units in the last place.
+    """
+    if WIDEST == "float32":
+        tolerance *= float(jnp.finfo("float32").eps / jnp.finfo("float64").eps)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     expected_leaves = jax.tree.leaves(expected)
     for (path, leaf), reference in zip(jax.tree.leaves_with_path(actual), expected_leaves, strict=True):

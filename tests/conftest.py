@@ -9,7 +9,6 @@ import pytest
 
 from experiments.fast_compile import compile_fast
 
-jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # the command switches it on
@@ -38,11 +37,18 @@ def pytest_addoption(parser):
         action="store_true",
         help="every case of the catalogues, not one in a few, every experiment in its quick form, and a million steps",
     )
+    parser.addoption(
+        "--float32",
+        action="store_true",
+        help="JAX without float64, as it is by default; without the tests that need float64",
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "one_in(stride): of the cases one in so many is run, all with --full or -k")
     config.addinivalue_line("markers", "long: run with --full or -k alone")
+    config.addinivalue_line("markers", "float64: left out with --float32, as are cases that have it for a parameter")
+    jax.config.update("jax_enable_x64", not config.getoption("--float32"))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -50,18 +56,25 @@ def pytest_collection_modifyitems(config, items):
 
     `python -m experiments` runs each of those and judges its claim; their premises are broken by tests that stay.
     """
-    if config.getoption("--full") or config.option.keyword:
-        return
+    everything = config.getoption("--full") or config.option.keyword
     seen = collections.Counter()
     kept, left_out = [], []
     for item in items:
         marker = item.get_closest_marker("one_in")
         chosen = marker is None or seen[item.function] % marker.args[0] == 0
         chosen &= item.get_closest_marker("long") is None and "quick_run" not in item.fixturenames
-        (kept if chosen else left_out).append(item)
+        can_run = not (config.getoption("--float32") and needs_float64(item))
+        (kept if can_run and (chosen or everything) else left_out).append(item)
         seen[item.function] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
+
+
+def needs_float64(item):
+    """Whether a test is marked so, or a case has such a dtype among its parameters."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = any(str(getattr(value, "__name__", value)) in ("float64", "complex128") for value in parameters)
+    return named or item.get_closest_marker("float64") is not None
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ ORDER = [
     "parallel",
     "interop",
     "verify.report",
+    "verify.constants",
     "verify.problem",
     "verify.interpreter",
     "verify.reference",

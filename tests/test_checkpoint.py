@@ -19,6 +19,7 @@ import pytest
 import jaxnet
 from jaxnet import checkpoint, training
 from tests.checkpointed_run import NETWORK, OPTIMIZER, numbers, run
+from tests.compare import WIDEST
 
 SCRIPT = Path(__file__).with_name("checkpointed_run.py")
 
@@ -72,7 +73,8 @@ def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_p
 @pytest.mark.one_in(25)
 def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
     generator = np.random.default_rng(seed)
-    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": os.fspath(SCRIPT.parents[1])}
+    environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1])}
+    environment["JAX_ENABLE_X64"] = str(WIDEST == "float64")
     command = [sys.executable, SCRIPT, tmp_path / "run", tmp_path / "result.npz"]
     killed = 0
     for attempt in range(20):
@@ -207,6 +209,7 @@ def test_full_disk_loses_nothing(tmp_path, whole):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.float64
 def test_full_disk_and_a_number_that_is_not_finite_lose_nothing(tmp_path):
     options: Any = {"key": jax.random.key(0), "batch_size": None, "epochs": 3, "checkpoint_every": 1}
     x, y = np.ones((3, 2)), np.ones((3, 1))
@@ -289,14 +292,15 @@ def test_counts_below_one_are_refused(tmp_path, name):
         run(checkpoint=tmp_path, **{name: 0})
 
 
-def test_a_state_is_saved_and_restored_by_hand(tmp_path):
-    state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
+@pytest.mark.parametrize("kind_of_key", ["threefry2x32", "rbg"])
+def test_a_state_is_saved_and_restored_by_hand(tmp_path, kind_of_key):
+    state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3, impl=kind_of_key))
     with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.restore(state) is None
         saved.save(state, jaxnet.History(np.arange(3.0)))
     with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.steps == (0,)
-        found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4)))
+        found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4, impl=kind_of_key)))
     assert found is not None
     restored, cost = found
     np.testing.assert_array_equal(cost, np.arange(3.0))

@@ -81,6 +81,7 @@ def norm(*arrays):
     return np.sqrt(sum((np.asarray(array, float) ** 2).sum() for array in arrays))
 
 
+@pytest.mark.float64
 def test_every_number_equals_numpy(data):
     x, y = data
     state = init_state(NETWORK, adam(0.01), jax.random.key(1))._replace(step=jnp.asarray(5))

@@ -19,6 +19,7 @@ from jaxnet import (
     scaled_identity,
     zeros,
 )
+from tests.compare import WIDEST
 
 # variance as a function of (n_in, n_out)
 NORMAL = {
@@ -82,7 +83,7 @@ def test_weights_have_the_shape_and_dtype_asked_for(initializer, dtype, key):
 
 @pytest.mark.parametrize("initializer", [lecun_normal, lecun_uniform, zeros, constant(2.0), scaled_identity(2.0)])
 def test_default_dtype_follows_the_default_of_jax(initializer, key):
-    assert jax.eval_shape(lambda: initializer(key, (3, 5))).dtype == jnp.float64
+    assert jax.eval_shape(lambda: initializer(key, (3, 5))).dtype == WIDEST
     with jax.enable_x64(False):
         assert jax.eval_shape(lambda: initializer(key, (3, 5))).dtype == jnp.float32
 
@@ -125,6 +126,7 @@ def test_he_weights_keep_the_variance_through_relu_layers(scheme, key):
     assert abs(logarithm + spread / 2) <= 5 * math.sqrt(spread / (depth * networks))
 
 
+@pytest.mark.float64
 def test_zeros_constant_and_scaled_identity_are_exact(key):
     np.testing.assert_array_equal(zeros(key, (2, 3)), np.zeros((2, 3)))
     np.testing.assert_array_equal(constant(1.5)(key, (2, 3), "float64"), np.full((2, 3), 1.5))

@@ -8,7 +8,7 @@ import pytest
 
 from jaxnet import Dense, Layer, dense, elementwise, gelu, map_layers, mlp, repeat, serial, sigmoid, softplus, tanh
 from jaxnet.interop import as_custom_vjp
-from tests.compare import assert_close, compiled_programs, random_like
+from tests.compare import WIDEST, assert_close, compiled_programs, random_like
 
 LAYERS = {
     "dense": dense(4, 3),
@@ -36,7 +36,7 @@ def wrong(layer):
 
 
 def at_a_point(layer, batch=(7,)):
-    shapes = jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct((*batch, 4), "float64")
+    shapes = jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct((*batch, 4), WIDEST)
     return jax.tree.map(lambda leaf: leaf / 2, random_like(shapes))
 
 
@@ -199,7 +199,7 @@ def test_a_flax_module_trains_by_the_hand_written_gradient():
 
     class Model(nnx.Module):
         def __init__(self, apply, rngs):
-            self.below = nnx.Linear(4, 6, param_dtype=jnp.float64, rngs=rngs)
+            self.below = nnx.Linear(4, 6, param_dtype=WIDEST, rngs=rngs)
             self.network = nnx.Param(IN_A_MODULE.init(rngs.params()))
             self.apply = apply
 
@@ -230,7 +230,7 @@ def test_an_equinox_module_trains_by_the_hand_written_gradient():
 
         def __init__(self, apply, key):
             below_key, network_key = jax.random.split(key)
-            self.below = eqx.nn.Linear(4, 6, dtype=jnp.float64, key=below_key)
+            self.below = eqx.nn.Linear(4, 6, dtype=WIDEST, key=below_key)
             self.network = IN_A_MODULE.init(network_key)
             self.apply = apply
 

@@ -24,7 +24,7 @@ from jaxnet import (
     softplus,
     tanh,
 )
-from tests.compare import assert_close, random_like
+from tests.compare import WIDEST, assert_close, random_like
 
 ACTIVATIONS = [sigmoid, tanh, relu, identity, leaky_relu, softplus, silu, gelu, gelu_tanh, elu]
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
@@ -67,11 +67,12 @@ def test_backward_equals_autodiff_of_forward(name, dtype, batch):
     assert_close((grad_params, grad_inputs), expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", [name for name in networks("float64") if name != "nested"])
+@pytest.mark.parametrize("name", [name for name in networks(WIDEST) if name != "nested"])
+@pytest.mark.float64
 def test_backward_leaves_a_second_order_taylor_remainder(name):
     """f(x + hv) - f(x) - h⟨g, v⟩ falls like h²: independent of autodiff."""
-    layer = networks("float64")[name]
-    params, inputs, cache, cotangent = at_a_point(layer, "float64", (7,))
+    layer = networks(WIDEST)[name]
+    params, inputs, cache, cotangent = at_a_point(layer, WIDEST, (7,))
     grad_inputs, grad_params = layer.backward(params, cache, cotangent)
     point, gradient = (params, inputs), (grad_params, grad_inputs)
     direction = random_like(point, seed=9)
@@ -90,8 +91,8 @@ def test_backward_leaves_a_second_order_taylor_remainder(name):
 
 @pytest.mark.parametrize("name", ["serial", "repeat"])
 def test_batch_gradient_is_the_sum_over_examples(name):
-    layer = networks("float64")[name]
-    params, inputs, cache, cotangent = at_a_point(layer, "float64", (7,))
+    layer = networks(WIDEST)[name]
+    params, inputs, cache, cotangent = at_a_point(layer, WIDEST, (7,))
 
     def one(inputs, cotangent):
         _, cache = layer.forward(params, inputs)
@@ -104,8 +105,8 @@ def test_batch_gradient_is_the_sum_over_examples(name):
 
 @pytest.mark.parametrize("name", ["serial", "nested"])
 def test_jit_and_vmap_over_parameters_equal_eager(name):
-    layer = networks("float64")[name]
-    points = [at_a_point(layer, "float64", (3,), i) for i in range(4)]
+    layer = networks(WIDEST)[name]
+    points = [at_a_point(layer, WIDEST, (3,), i) for i in range(4)]
 
     def passes(params, inputs, cotangent):
         outputs, cache = layer.forward(params, inputs)
@@ -132,11 +133,12 @@ def test_dense_matches_the_lecture_on_one_example(key):
 
 def test_dense_weight_gradient_is_one_matrix_product():
     layer = dense(4, 3)
-    params, _, cache, cotangent = at_a_point(layer, "float64", (7,))
+    params, _, cache, cotangent = at_a_point(layer, WIDEST, (7,))
     program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
     assert program.count("dot_general") == 2  # Wᵀ δ and δ aᵀ
 
 
+@pytest.mark.float64
 def test_dense_gradients_keep_the_dtype_of_the_parameters(key):
     with jax.numpy_dtype_promotion("standard"):
         layer = dense(4, 3, dtype="float32")
@@ -156,7 +158,7 @@ def test_elementwise_caches_only_what_the_derivative_reads():
 def test_repeat_equals_serial_with_the_same_parameters():
     layer = serial(dense(4, 4), elementwise(tanh))
     stack, chain = repeat(layer, 5), serial(*[layer] * 5)
-    params, inputs, cache, cotangent = at_a_point(stack, "float64", (7,))
+    params, inputs, cache, cotangent = at_a_point(stack, WIDEST, (7,))
     unstacked = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(5))
     outputs, chain_cache = chain.forward(unstacked, inputs)
     grad_inputs, grad_params = chain.backward(unstacked, chain_cache, cotangent)
@@ -174,7 +176,7 @@ def test_repeat_draws_different_parameters_for_each_layer(key):
 def test_repeat_program_does_not_grow_with_depth():
     def lines(times):
         layer = repeat(serial(dense(4, 4), elementwise(tanh)), times)
-        params, _, cache, cotangent = jax.eval_shape(functools.partial(at_a_point, layer, "float64", (7,)))
+        params, _, cache, cotangent = jax.eval_shape(functools.partial(at_a_point, layer, WIDEST, (7,)))
         program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
         return len(program.splitlines())
 
@@ -189,7 +191,7 @@ def test_factories_build_the_same_layer_once():
 
 
 def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
-    network = networks("float64")["nested"]
+    network = networks(WIDEST)["nested"]
     assert map_layers(lambda leaf: leaf, network) is network
 
     @functools.cache
@@ -202,7 +204,7 @@ def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
 
         return leaf._replace(backward=backward)
 
-    params, _, cache, cotangent = at_a_point(network, "float64", (7,))
+    params, _, cache, cotangent = at_a_point(network, WIDEST, (7,))
     grad_inputs, gradient = network.backward(params, cache, cotangent)
     expected = (grad_inputs, jax.tree.map(lambda g: 2 * g, gradient))
     assert_close(map_layers(doubled, network).backward(params, cache, cotangent), expected, 0)
@@ -240,7 +242,7 @@ def test_repeat_of_a_layer_without_parameters_runs_as_often_as_it_says():
 
 def test_repeat_refuses_layers_that_change_the_shape(key):
     layer = repeat(dense(4, 3), 2)
-    with pytest.raises(ValueError, match=r"dense 4→3 turns float64\(7, 4\) into float64\(7, 3\)"):
+    with pytest.raises(ValueError, match=rf"dense 4→3 turns {WIDEST}\(7, 4\) into {WIDEST}\(7, 3\)"):
         layer.forward(layer.init(key), jnp.ones((7, 4)))
     with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         repeat(dense(4, 4), 0)

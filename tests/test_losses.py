@@ -20,7 +20,7 @@ from jaxnet import (
     tanh,
     textbook_cross_entropy,
 )
-from tests.compare import assert_close
+from tests.compare import WIDEST, assert_close
 
 LOSSES = [
     binary_cross_entropy,
@@ -45,7 +45,7 @@ def compiled(loss):
     return jax.jit(eager(loss))
 
 
-def examples(loss, dtype="float64"):
+def examples(loss, dtype=WIDEST):
     """20 examples with 3 outputs, exact zeros and ties among them, and targets that suit the loss."""
     rng = np.random.default_rng(0)
     z = 2 * rng.normal(size=(20, 3))
@@ -126,6 +126,7 @@ def test_binary_gradient_is_the_short_and_the_long_way_round():
         assert_close(gradient, chain, 1e-14)
 
 
+@pytest.mark.float64
 def test_predict_is_the_output_activation():
     z = jnp.asarray([[-2.0, 0.5, 3.0], [1.0, 1.0, -100.0]])
     x = np.asarray(z)
@@ -318,6 +319,7 @@ def test_softmax_labels_may_be_of_any_integer_dtype(dtype):
 
 
 @both_functions
+@pytest.mark.float64
 def test_softmax_refuses_bad_labels(function):
     call = getattr(softmax_cross_entropy, function)
     z = jnp.zeros((2, 3))

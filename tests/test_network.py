@@ -30,12 +30,12 @@ from jaxnet import (
     tanh,
     textbook_cross_entropy,
 )
-from tests.compare import assert_close, random_like
+from tests.compare import WIDEST, assert_close, random_like
 
 M = 8
 
 
-def a_case(network, loss, n_in, n_out, dtype="float64"):
+def a_case(network, loss, n_in, n_out, dtype=WIDEST):
     """Parameters, biases too, inputs and targets."""
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf / 2, random_like(shapes))

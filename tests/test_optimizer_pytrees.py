@@ -23,7 +23,7 @@ from jaxnet import (  # fmt: skip
     nesterov,
     rmsprop,
 )
-from tests.compare import assert_close, compiled_programs, random_like
+from tests.compare import WIDEST, assert_close, compiled_programs, random_like
 from tests.optimizer_cases import FACTORIES, RATE, gradients, optax_trajectory, parameters
 
 GRADIENT = {"weight": jnp.ones((2, 3)), "nothing": (), "bias": jnp.ones(3)}
@@ -57,7 +57,7 @@ VARIED = {
 @pytest.mark.parametrize("name", VARIED)
 def test_neither_a_second_step_nor_other_numbers_retrace(name):
     """Each optimizer built anew; every number of it may be traced, and stacked by vmap."""
-    build, params = VARIED[name], parameters("float64")
+    build, params = VARIED[name], parameters(WIDEST)
     assert hash(jax.tree.structure(build(0.5))) == hash(jax.tree.structure(build(0.25)))
     state = build(0.5).init(params)
     updates, state = step(build(0.5), state, GRADIENT, params)
@@ -69,6 +69,7 @@ def test_neither_a_second_step_nor_other_numbers_retrace(name):
     assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
+@pytest.mark.float64
 def test_schedules_with_leaves_do_not_retrace():
     @jax.tree_util.Partial
     def rate(count):
@@ -77,7 +78,7 @@ def test_schedules_with_leaves_do_not_retrace():
     def scaled(base, count):
         return base / (1 + count.astype(float))
 
-    optimizer, params = adam(rate), parameters("float64")
+    optimizer, params = adam(rate), parameters(WIDEST)
     step(optimizer, optimizer.init(params), GRADIENT, params)
     compiled = compiled_programs(step)
     step(adam(rate), optimizer.init(params), GRADIENT, params)
@@ -88,6 +89,7 @@ def test_schedules_with_leaves_do_not_retrace():
     assert compiled_programs(step) == compiled + 1
 
 
+@pytest.mark.float64
 def test_64_learning_rates_train_64_networks_in_one_program(key):
     network = jaxnet.mlp([2, 4, 1])
     x = random_like(jnp.zeros((16, 2)), 1)
@@ -117,7 +119,7 @@ def test_64_learning_rates_train_64_networks_in_one_program(key):
 @pytest.mark.usefixtures("nans_allowed")
 def test_factories_work_inside_optax(name):
     """In chain, inject_hyperparams, MultiSteps, multi_transform and apply_if_finite, as Optax's own rule does."""
-    params, sequence = parameters("float64"), dict(gradients("float64", 30))
+    params, sequence = parameters(WIDEST), dict(gradients(WIDEST, 30))
     sequence["bias"] = sequence["bias"].at[7].set(jnp.nan)
     labels = {"weight": "a", "nothing": (), "bias": "b"}
 

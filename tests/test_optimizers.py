@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet
 from jaxnet import adam, adamw, gradient_descent, heavy_ball, momentum, optimizers
-from tests.compare import assert_close
+from tests.compare import WIDEST, assert_close
 from tests.optimizer_cases import (
     CASES,
     FACTORIES,
@@ -28,7 +28,7 @@ from tests.optimizer_cases import (
 @pytest.mark.parametrize("name", CASES)
 def test_updates_and_state_equal_optax_over_1000_steps(name):
     ours, theirs, fields = CASES[name]
-    params, gradient = parameters("float64"), gradients("float64")
+    params, gradient = parameters(WIDEST), gradients(WIDEST)
     updates, state = trajectory(ours, params, gradient)
     expected_updates, expected_state = optax_trajectory(theirs, params, gradient)
     assert_close(updates, expected_updates, 1e-12)
@@ -51,7 +51,7 @@ def test_one_float32_step_is_within_two_units_in_the_last_place(name):
     """From states that Optax reaches, which become ours field by field."""
     ours, theirs, fields = CASES[name]
     params, gradient = parameters("float32"), jax.tree.map(lambda leaf: leaf[1:51], gradients("float32"))
-    _, reached = optax_trajectory(theirs, parameters("float64"), gradients("float64"))
+    _, reached = optax_trajectory(theirs, parameters(WIDEST), gradients(WIDEST))
     reached = jax.tree.map(lambda leaf: leaf[:50].astype("float32" if leaf.dtype == "float64" else leaf.dtype), reached)
     with jax.numpy_dtype_promotion("standard"):
         expected, expected_state = float32_steps(as_pytree(theirs), reached, params, gradient)
@@ -113,7 +113,7 @@ EQUATIONS = [name for name in CASES if list(equations(name, [1.0], 1.0))]
 
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_updates_equal_the_published_equations(name):
-    params, sequence = parameters("float64"), gradients("float64")
+    params, sequence = parameters(WIDEST), gradients(WIDEST)
     updates, _ = trajectory(CASES[name][0], params, sequence)
     expected = np.array(list(equations(name, np.asarray(sequence["bias"][:, 0]), float(params["bias"][0]))))
     assert_close(updates["bias"][:, 0], expected, 1e-12)
@@ -126,7 +126,7 @@ def test_every_factory_has_cases_and_an_equation():
 
 
 def test_momentum_is_heavy_ball_with_a_scaled_rate():
-    params, sequence = parameters("float64"), gradients("float64")
+    params, sequence = parameters(WIDEST), gradients(WIDEST)
     ema, _ = trajectory(momentum(RATE, 0.8), params, sequence)
     ball, _ = trajectory(heavy_ball(RATE * (1 - 0.8), 0.8), params, sequence)
     assert_close(ema, ball, 1e-13)
@@ -158,7 +158,7 @@ def test_schedules_see_the_finished_steps():
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_learning_rate_and_weight_decay_may_be_schedules(name):
     rate, weight_decay = optax.exponential_decay(0.1, 5, 0.9), optax.linear_schedule(0.5, 0.1, 20)
-    params, sequence = parameters("float64"), gradients("float64")
+    params, sequence = parameters(WIDEST), gradients(WIDEST)
     ours, theirs = (getattr(source, name)(rate, weight_decay=weight_decay) for source in (jaxnet, optax))
     updates, _ = optax_trajectory(ours, params, sequence)
     expected, _ = optax_trajectory(theirs, params, sequence)
@@ -176,7 +176,7 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_masks_choose_what_decays(name, mask):
-    params, sequence = parameters("float64"), gradients("float64")
+    params, sequence = parameters(WIDEST), gradients(WIDEST)
     ours, theirs = (getattr(source, name)(RATE, weight_decay=0.3, mask=MASKS[mask]) for source in (jaxnet, optax))
     gradient = jax.tree.map(lambda leaf: leaf[0], sequence)
     with jax.numpy_dtype_promotion("standard"):
@@ -234,6 +234,7 @@ def test_mu_dtype_is_that_of_the_first_moment_alone():
 
 
 @pytest.mark.parametrize("scalar", [2.0, np.float32(2), np.float64(2)], ids=lambda scalar: type(scalar).__name__)
+@pytest.mark.float64
 def test_scalars_are_parameters_too(scalar):
     optimizer = adamw(RATE, weight_decay=0.0)
     state = optimizer.init(scalar)

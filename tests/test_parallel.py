@@ -53,6 +53,7 @@ def trained_by_two_processes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.float64
 def test_two_processes_train_to_the_parameters_of_one(form, trained_by_two_processes):
     params, costs = trained_on_one_device(STEPS)
     assert_close(trained_by_two_processes[f"{form}: costs"], costs, 1e-12)

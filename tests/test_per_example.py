@@ -24,7 +24,7 @@ from jaxnet import (
     tanh,
     zeros,
 )
-from tests.compare import assert_close, random_like
+from tests.compare import WIDEST, assert_close, random_like
 
 M = 8
 HIDDEN = serial(dense(6, 6), elementwise(tanh))
@@ -35,7 +35,7 @@ NETWORK = serial(dense(4, 6), elementwise(relu), repeat(HIDDEN, 3), dense(6, 5))
 def deep():
     """A network with every kind of composite, a batch for it, and the gradient of each example."""
     params = jax.tree.map(lambda leaf: leaf / 2, random_like(jax.eval_shape(NETWORK.init, jax.random.key(0))))
-    x = random_like(jax.ShapeDtypeStruct((M, 4), "float64"), seed=1)
+    x = random_like(jax.ShapeDtypeStruct((M, 4), WIDEST), seed=1)
     y = jnp.arange(M) % 5
     return NETWORK, params, x, y, jax.jit(per_example_gradients(NETWORK, softmax_cross_entropy))(params, x, y)
 
@@ -57,7 +57,7 @@ def test_per_example_norms_form_no_gradient_of_an_example():
     """Nothing as large as one weight gradient for each example exists in the compiled program."""
     network = mlp((50, 40, 30, 10))
     params = jax.eval_shape(network.init, jax.random.key(0))
-    x, y = jax.ShapeDtypeStruct((20, 50), "float64"), jax.ShapeDtypeStruct((20,), "int64")
+    x, y = jax.ShapeDtypeStruct((20, 50), WIDEST), jax.ShapeDtypeStruct((20,), "int32")
     compiled = jax.jit(per_example_gradient_norms(network, softmax_cross_entropy)).lower(params, x, y).compile()
     memory: Any = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 20 * 50 * 40 * 8 / 4
@@ -68,6 +68,7 @@ def explicit(gradients):
     return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(gradients)], axis=1)
 
 
+@pytest.mark.float64
 def test_noise_scale_equals_that_of_explicit_gradients(deep):
     """tr(Σ) as the sum of each coordinate's sample variance, from autodiff."""
     network, params, x, y, _ = deep
@@ -79,6 +80,7 @@ def test_noise_scale_equals_that_of_explicit_gradients(deep):
     np.testing.assert_allclose(measured, [square, noise, noise / square], rtol=1e-12)
 
 
+@pytest.mark.float64
 def test_noise_scale_is_unbiased(deep):
     """The mean over all pairs that can be drawn from 8 examples is |G|² and tr(Σ) of those 8, exactly."""
     network, params, x, y, gradients = deep
@@ -91,6 +93,7 @@ def test_noise_scale_is_unbiased(deep):
     np.testing.assert_allclose(estimates.squared_gradient.mean(), np.square(rows.mean(axis=0)).sum(), rtol=1e-12)
 
 
+@pytest.mark.float64
 def test_noise_scale_of_a_mean_is_variance_over_squared_mean():
     """One bias that learns the mean of y: g(i) = -y(i), so that B_simple = s²/(ȳ² - s²/m)."""
     network, y = dense(1, 1, zeros), np.array([1.0, 2.0, 4.0, 5.0])
@@ -101,7 +104,7 @@ def test_noise_scale_of_a_mean_is_variance_over_squared_mean():
 def test_noise_scale_forms_no_gradient_of_an_example_nor_of_the_whole_stack():
     network = serial(repeat(serial(dense(50, 50), elementwise(tanh)), 30), dense(50, 10))
     params = jax.eval_shape(network.init, jax.random.key(0))
-    x, y = jax.ShapeDtypeStruct((20, 50), "float64"), jax.ShapeDtypeStruct((20,), "int64")
+    x, y = jax.ShapeDtypeStruct((20, 50), WIDEST), jax.ShapeDtypeStruct((20,), "int32")
     compiled = jax.jit(gradient_noise_scale(network, softmax_cross_entropy)).lower(params, x, y).compile()
     memory: Any = compiled.memory_analysis()
     caches, gradient = 30 * 2 * 20 * 50 * 8, 30 * 50 * 50 * 8

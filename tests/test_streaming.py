@@ -15,6 +15,7 @@ import pytest
 import jaxnet
 from jaxnet import streaming
 from jaxnet.epochs import epoch_batches
+from tests.compare import WIDEST
 
 NETWORK, LOSS, OPTIMIZER = jaxnet.mlp((4, 8, 3)), jaxnet.softmax_cross_entropy, jaxnet.adam(0.01)
 KEY, EPOCHS, BATCH_SIZE = jax.random.key(0), 4, 16
@@ -123,6 +124,7 @@ def test_error_of_the_iterable_loses_nothing(whole):
 
 
 LINEAR = jaxnet.mlp((4, 2))
+LARGE = 10 * float(jnp.finfo(WIDEST).max) ** 0.5
 
 
 def overflowing(read=None):
@@ -130,7 +132,7 @@ def overflowing(read=None):
     for number, (x, _) in enumerate(batches()):
         if read is not None:
             read.append(number)
-        yield x * (1e200 if number == 7 else 1), x[:, :2]
+        yield x * (LARGE if number == 7 else 1), x[:, :2]
 
 
 @pytest.mark.parametrize("word", ["raise", "stop"])
@@ -150,7 +152,7 @@ def test_number_that_is_not_finite_is_named(word, optimizer):
 
 
 def test_stop_at_the_first_batch_hands_back_the_beginning():
-    first = [(X * 1e200, X[:, :2])]
+    first = [(X * LARGE, X[:, :2])]
     state, history = jaxnet.fit_batches(LINEAR, jaxnet.squared_error, OPTIMIZER, first, key=KEY, on_nonfinite="stop")
     assert history.nonfinite == "step 0: the cost is not finite"
     assert int(state.step) == len(history.cost) == 0
@@ -192,8 +194,10 @@ def test_reads_as_far_ahead_as_told(ahead):
             event.set()
             yield batch
 
-    with contextlib.closing(streaming._read_ahead(watched(), 2, ahead)) as following:
-        for taken, _ in enumerate(following, start=3):
+    taken = 2
+    with contextlib.closing(streaming._read_ahead(watched(), taken, ahead)) as following:
+        for _ in following:
+            taken += 1
             assert all(event.wait(10) for event in read[: taken + ahead])
             assert not any(event.is_set() for event in read[taken + ahead :])
     assert taken == len(ORDER)

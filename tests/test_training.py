@@ -73,6 +73,7 @@ def test_fit_equals_a_plain_loop_over_the_same_batches(data):
     assert not history.interrupted
 
 
+@pytest.mark.float64
 def test_batch_gradient_descent_follows_the_lectures_update(data):
     """W := W - α ∂J/∂W on all m examples."""
     state, history = train(data, gradient_descent(0.1), batch_size=None, epochs=5)

@@ -144,7 +144,12 @@ def vmapped(problem: Problem, points: Leaves, cotangents: Leaves, *, float64: bo
 def _value(rule: Rule) -> Callable[..., Leaves]:
     assert rule.value is not None
     value = rule.value
-    return jax.jit(lambda *leaves: [leaf for leaf in jax.tree.leaves(value(rule.arguments(*leaves))) if is_float(leaf)])
+
+    def outputs(*leaves: Leaves) -> Leaves:
+        found = rule.run(lambda *leaves: value(rule.arguments(*leaves)), *leaves)
+        return [leaf for leaf in jax.tree.leaves(found) if is_float(leaf)]
+
+    return jax.jit(outputs)
 
 
 def value_by_candidate(problem: Problem, point: Leaves) -> Leaves:

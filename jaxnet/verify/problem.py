@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
+from jaxnet.verify.constants import with_own_constants
+
 Leaves = list[Any]
 Floats = Any  # a NumPy array of float64, or the scalar that NumPy makes of one without axes
 
@@ -34,6 +36,7 @@ class Rule(NamedTuple):
         names: what the entries of the gradient are called in paths, in place of [0], [1], ...
         value: (args) -> outputs as the candidate computes them, where it does.
         programs: what function and candidate are when traced, so that a changed one is not taken for its old self.
+        mixed: whether the user runs it without float64, so that it is met in two precisions.
         treedef: the tree of args.
         roles: of each leaf of args: "differentiated", "fixed" or "static".
         kinds: what each leaf of args came as: "jax", "numpy" or "python".
@@ -51,6 +54,7 @@ class Rule(NamedTuple):
     kinds: tuple[str, ...] = ()
     static: tuple[Any, ...] = ()
     programs: tuple[str, ...] = ()
+    mixed: bool = False
 
     @property
     def function_alone(self) -> "Rule":
@@ -64,23 +68,30 @@ class Rule(NamedTuple):
 
     def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
         """The function's outputs that are floats, as leaves."""
-        outputs = self.function(*self.arguments(differentiated, fixed))
+        outputs = self.run(lambda *leaves: self.function(*self.arguments(*leaves)), differentiated, fixed)
         return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(outputs)) if is_float(leaf)]
 
     def gradient(self, differentiated: Sequence[Any], fixed: Sequence[Any], cotangent: Sequence[Any]) -> Any:
         """What the candidate returns, whatever that is."""
-        args = self.arguments(differentiated, fixed)
         if self.scalar:
-            return self.candidate(args, None)
+            return self.run(lambda *leaves: self.candidate(self.arguments(*leaves), None), differentiated, fixed)
         # Integer outputs have a cotangent of dtype float0, as everywhere in JAX.
         outputs, tree = jax.tree.flatten(self.output_shapes(differentiated, fixed))
-        given = iter(cotangent)
-        leaves = [next(given) if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0) for leaf in outputs]
-        return self.candidate(args, tree.unflatten(leaves))
+
+        def backward(differentiated: Sequence[Any], fixed: Sequence[Any], cotangent: Sequence[Any]) -> Any:
+            given = iter(cotangent)
+            leaves = [next(given) if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0) for leaf in outputs]
+            return self.candidate(self.arguments(differentiated, fixed), tree.unflatten(leaves))
+
+        return self.run(backward, differentiated, fixed, cotangent)
 
     def output_shapes(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Any:
         """The tree of the function's outputs, without their numbers."""
         return jax.eval_shape(lambda *leaves: self.function(*self.arguments(*leaves)), differentiated, fixed)
+
+    def run(self, function: Callable[..., Any], *leaves: Sequence[Any]) -> Any:
+        """function(*leaves), in the precision of the moment whatever it closes over."""
+        return with_own_constants(function, *leaves) if self.mixed else function(*leaves)
 
     def answer_leaves(self) -> tuple[Any, list[str], list[int]]:
         """The tree that the gradient mirrors, and of its leaves that are differentiated the paths and positions in it.
@@ -174,7 +185,7 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
     _, paths, _ = rule.answer_leaves()
     problem = Problem(rule, differentiated, fixed, paths, subject)
     _check_outputs(problem)
-    return problem._replace(rule=rule._replace(programs=_programs(problem)))
+    return problem._replace(rule=rule._replace(programs=_programs(problem), mixed=not has_float64()))
 
 
 def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
@@ -272,6 +283,11 @@ def in_float64() -> Iterator[None]:
     """Float64, where arrays that the user's function closes over in a narrower dtype are promoted."""
     with as_the_user_runs_it(), jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+def has_float64() -> bool:
+    """Whether JAX has float64 now."""
+    return jnp.result_type(float) == jnp.float64
 
 
 def widened(leaves: Sequence[Any]) -> Leaves:

@@ -8,7 +8,7 @@ from jaxnet.verify import points, taylor
 from jaxnet.verify.candidate import CandidateError, by_candidate
 from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE, Comparison
 from jaxnet.verify.points import Place
-from jaxnet.verify.problem import Problem, draws, spacing
+from jaxnet.verify.problem import Problem, draws, has_float64, spacing
 from jaxnet.verify.reference import DOUBLE, outputs_alone, outputs_and_gradients, stacked, truth
 
 
@@ -74,7 +74,7 @@ def prepare(
             trial = trial._replace(differentiable=False)
             notes.append(f"autodiff cannot differentiate the function ({error}): central differences stand in for it")
         elif _autodiff_fails(own, given) is None:
-            return own, [f"the function does not run in float64 ({error}): judged in the arguments' dtypes alone"]
+            return own, [_not_in_float64("function", error)]
         else:
             raise ValueError(
                 f"the function can neither run in float64 nor be differentiated by JAX ({error}): "
@@ -85,9 +85,15 @@ def prepare(
             by_candidate(problem, points.given(problem), given.cotangent, traced=traced, float64=True)
         except CandidateError as error:
             trial = trial._replace(native=True, unit=own_unit(problem))
-            name = type(error.__cause__).__name__
-            notes.append(f"the candidate does not run in float64 ({name}): judged in the arguments' dtypes alone")
+            notes.append(_not_in_float64("candidate", type(error.__cause__).__name__))
     return trial, notes
+
+
+def _not_in_float64(what: str, error: str) -> str:
+    note = f"the {what} does not run in float64 ({error}): judged in the arguments' dtypes alone"
+    # JAX keeps a NumPy array that a program closes over in the dtype it had without float64.
+    remedy = "; NumPy arrays of float64 that it closes over may cause this: give them as arguments"
+    return note if has_float64() else note + remedy
 
 
 def own_unit(problem: Problem) -> float:

@@ -25,6 +25,7 @@ def test_quick_run_holds_and_draws(quick_run):
     assert len(identity_collapse.plot(quick_run).axes) == 5
 
 
+@pytest.mark.float64
 def test_affine_map_is_the_lectures_formula():
     params = jaxnet.mlp((2, 3, 3, 2), jaxnet.identity, initializer=jaxnet.lecun_normal).init(jax.random.key(1))
     (w1, b1), _, (w2, b2), _, (w3, b3) = [tuple(np.asarray(leaf) + 1 for leaf in layer) for layer in params]

@@ -33,6 +33,7 @@ def test_one_example_with_its_own_mean_says_always_the_same(quick_run):
     assert np.all((accuracy == 0) | (accuracy == 1))
 
 
+@pytest.mark.float64
 def test_curvature_at_start_is_the_costs_second_derivative():
     split = breast_cancer(0)
     x = input_normalization.standardized(split.x, split.x)[:, :3]

@@ -169,6 +169,7 @@ def test_forgotten_epsilon_is_no_loss_of_digits(key):
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.float64
 def test_nonsense_is_not_explained(seed, key):
     numbers = np.asarray(normal(3, 4, dtype="float64", seed=seed + 20))
 

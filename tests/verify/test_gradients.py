@@ -10,6 +10,7 @@ import pytest
 from jax.core import Tracer
 
 from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
+from tests.compare import WIDEST
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal, squares, squares_rule
 
 
@@ -97,7 +98,7 @@ TREES = {
     "nested": [{"a": (normal(2), [normal(2, seed=1)])}, Params(normal(1, 2), normal(1))],
     "None inside": {"a": None, "b": (normal(2), None)},
     "integers inside": {"a": jnp.arange(3), "b": normal(3)},
-    "a number inside": {"a": 0.5, "b": normal(3, dtype="float64")},
+    "a number inside": {"a": 0.5, "b": normal(3, dtype=WIDEST)},
     "scalar": jnp.float32(0.3),
 }
 
@@ -423,6 +424,34 @@ def test_changed_function_is_judged_anew(key):
     assert kind(verify_gradient(function, squares_rule, normal(3), key=key)) == "scale"
 
 
+def closing_over(arrays):
+    """A function and its gradient, each of which closes over an array."""
+    return (lambda x: (x**2 * arrays[0]).sum()), (lambda x: 2 * x * arrays[1])
+
+
+@pytest.mark.parametrize("numpy_in", [(0,), (1,), (0, 1)])
+def test_numpy_arrays_are_met_in_float64_by_who_runs_in_float32(key, numpy_in):
+    arrays = [np.ones(3) if i in numpy_in else jnp.ones(3, "float32") for i in (0, 1)]
+    with jax.enable_x64(False):
+        report = verify_gradient(*closing_over(arrays), normal(3), key=key)
+    report.raise_if_failed()
+    assert not report.notes
+    assert "float32 and float64" in str(report)
+
+
+@pytest.mark.parametrize(("jitted", "what"), [(0, "function"), (1, "candidate")])
+def test_numpy_arrays_in_compiled_code_are_named(key, jitted, what):
+    pair = list(closing_over([np.ones(3), np.ones(3)]))
+    pair[jitted] = jax.jit(pair[jitted])
+    with jax.enable_x64(False):
+        report = verify_gradient(*pair, normal(3), key=key)
+    report.raise_if_failed()
+    (note,) = report.notes
+    assert note.startswith(f"the {what} does not run in float64")
+    assert note.endswith("NumPy arrays of float64 that it closes over may cause this: give them as arguments")
+
+
+@pytest.mark.float64  # under `jit` JAX keeps the dtype that a NumPy array had when it was met with float64 at hand
 def test_changed_constant_array_is_judged_anew(key):
     data, old = np.arange(3.0), jnp.arange(3.0)
 
@@ -432,9 +461,9 @@ def test_changed_constant_array_is_judged_anew(key):
     def gradient(x):
         return 2 * x * old
 
-    verify_gradient(function, gradient, normal(3, dtype="float64"), key=key).raise_if_failed()
+    verify_gradient(function, gradient, normal(3, dtype=WIDEST), key=key).raise_if_failed()
     data[1] = 7
-    found = first(verify_gradient(function, gradient, normal(3, dtype="float64"), key=key))
+    found = first(verify_gradient(function, gradient, normal(3, dtype=WIDEST), key=key))
     assert (found.kind, found.index) == ("partial", (1,))
 
 

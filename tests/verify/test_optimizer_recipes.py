@@ -126,6 +126,7 @@ OPTIMIZERS = {
 
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.float64
 def test_recipe_reproduces_the_optimizer(name):
     optimizer = OPTIMIZERS[name]()
     recipe = recipe_of(optimizer, STEPS)

@@ -191,6 +191,7 @@ def test_narrow_parameters(dtype):
     assert report.conditions["gradients"].endswith(" of 64 steps")
 
 
+@pytest.mark.float64
 def test_own_dtype_is_float32_where_the_parameters_are_float64():
     seen = set()
 

@@ -22,6 +22,7 @@ def truth_of(function, *args, inside=DOUBLE, cotangent=None):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.float64
 def test_noise_is_about_the_error_that_float64_makes(seed):
     """Of f = ½ Σ_i (Σ_j w_ij x_j)², whose gradient by x is rational."""
     w, x = normal(6, 20, dtype="float64", seed=seed), normal(20, dtype="float64", seed=seed + 10)
@@ -35,6 +36,7 @@ def test_noise_is_about_the_error_that_float64_makes(seed):
     assert np.linalg.norm(errors) / 100 < np.linalg.norm(noise) < 100 * np.linalg.norm(errors)
 
 
+@pytest.mark.float64
 def test_noise_of_a_cancellation_is_not_0():
     """1 - σ(40) is 4e-18, and σ(40) is rounded to a multiple of 1e-16: the product with it is noise."""
     z = jnp.float64(40.0)
@@ -42,6 +44,7 @@ def test_noise_of_a_cancellation_is_not_0():
     assert 1e-17 < found.noise[1] < 1e-15
 
 
+@pytest.mark.float64
 def test_noise_grows_with_the_unit():
     x = normal(5, dtype="float64")
     fine, coarse = (truth_of(lambda x: jnp.sin(x) ** 2, x, inside=unit).noise[0] for unit in (DOUBLE, 2.0**-23))
@@ -49,6 +52,7 @@ def test_noise_grows_with_the_unit():
     assert 2.0**29 / 10 < ratio < 2.0**29 * 10
 
 
+@pytest.mark.float64
 def test_truth_is_the_gradient():
     x = normal(5, dtype="float64")
     ct = np.asarray(normal(5, dtype="float64", seed=1))
@@ -80,6 +84,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.float64
 def test_interpreted_program_is_the_program(name):
     x, function = normal(4, dtype="float64"), PROGRAMS[name]
     visited = []
@@ -95,6 +100,7 @@ def test_interpreted_program_is_the_program(name):
 
 
 @pytest.mark.parametrize("name", ["jit", "checkpoint"])
+@pytest.mark.float64
 def test_visitor_sees_into_calls_and_may_change_them(name):
     x = normal(4, dtype="float64")
 
