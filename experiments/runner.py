@@ -62,11 +62,14 @@ def run_all(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: 
     """
     finished = _one_by_one(tasks, folder, console) if jobs == 1 else _in_processes(tasks, folder, console, jobs)
     records: dict[str, Record] = {}
-    for record in finished:
-        records[record.name] = record
-        _show(record, console, f"{len(records)} of {len(tasks)}")
-    ordered = [records[name] for name in tasks]
-    console.print(f"Report: {write(ordered, folder)}", highlight=False)
+    try:
+        for record in finished:
+            records[record.name] = record
+            _show(record, console, f"{len(records)} of {len(tasks)}")
+    finally:  # also of what was finished when the rest was interrupted
+        ordered = [records[name] for name in tasks if name in records]
+        if ordered:
+            console.print(f"Report: {write(ordered, folder)}", highlight=False)
     return ordered
 
 
@@ -92,6 +95,10 @@ def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, 
             every = track(as_completed(futures), f"{jobs} at a time", len(futures), console=console, transient=True)
             for future in every:
                 yield future.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()  # an experiment may be minutes from its end
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 

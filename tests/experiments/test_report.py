@@ -55,6 +55,18 @@ def test_an_experiment_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
     assert page.count('<p>The claim <span class="fails">does not hold') == 1
 
 
+def test_an_interrupt_leaves_a_page_of_what_was_finished(tmp_path, monkeypatch):
+    def interrupted(options, track):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EXPERIMENTS, "stopped", experiment(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        page_of(["first", "stopped", "third"], tmp_path, monkeypatch)
+    page = (tmp_path / "index.html").read_text()
+    assert "1 of 1 claims hold" in page
+    assert "third" not in page
+
+
 def test_the_page_needs_no_other_file_and_escapes_every_text(tmp_path, monkeypatch):
     _, page = page_of(["first", "third"], tmp_path, monkeypatch)
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
