@@ -26,7 +26,8 @@ def check_finite(name: str, x: Any) -> None:
     """Raises `ValueError` if a concrete array holds a NaN or an infinity, naming the first."""
     if isinstance(x, Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):
         return
-    finite = np.isfinite(x)
+    values = np.asarray(x)
+    finite = np.isfinite(values)
     if not finite.all():
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {x[first]} at index {first}")
+        raise ValueError(f"{name} must be finite, got {values[first]} at index {first}")

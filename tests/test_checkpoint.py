@@ -149,11 +149,11 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
     [
         (jaxnet.mlp((4, 9, 3)), OPTIMIZER, r"layer 0 is \[0\] dense 4→8 there and \[0\] dense 4→9 here"),
         (jaxnet.mlp((4, 8, 3), jaxnet.tanh), OPTIMIZER, r"layer 1 is \[1\] relu there and \[1\] tanh here"),
-        (NETWORK, jaxnet.momentum(0.1), r"\.opt_state\..* is float64\[8, 4\] there and nothing here"),
+        (NETWORK, jaxnet.momentum(0.1), rf"\.opt_state\..* is {WIDEST}\[8, 4\] there and nothing here"),
         (
-            jaxnet.mlp((4, 8, 3), dtype="float32"),
+            jaxnet.mlp((4, 8, 3), dtype="bfloat16"),
             OPTIMIZER,
-            r"weight is float64\[8, 4\] there and float32\[8, 4\] here",
+            rf"weight is {WIDEST}\[8, 4\] there and bfloat16\[8, 4\] here",
         ),
     ],
 )

@@ -133,6 +133,7 @@ def test_standardization_works_under_jit_and_vmap():
     assert_close(jax.jit(jax.vmap(learn_and_apply))(trains, tests), np.stack(alone), 1e-6)
 
 
+@pytest.mark.usefixtures("nans_allowed")
 def test_standardization_refuses_data_it_cannot_learn_from():
     with pytest.raises(ValueError, match=r"without examples, got shape \(0, 3\)"):
         fit_standardization(np.zeros((0, 3)))
