@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 # Calls that only group equations.
 GROUPS = {"jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "remat2", "checkpoint"}
@@ -28,7 +28,8 @@ def inner(equation: JaxprEqn) -> ClosedJaxpr | None:
     if equation.primitive.name not in GROUPS:
         return None
     program = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
-    return ClosedJaxpr(program, ()) if isinstance(program, Jaxpr) else program
+    # Newer versions of JAX have every program hold its constants.
+    return program if program is None or hasattr(program, "consts") else ClosedJaxpr(program, ())
 
 
 def compute(equation: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:

@@ -424,6 +424,15 @@ def test_changed_function_is_judged_anew(key):
     assert kind(verify_gradient(function, squares_rule, normal(3), key=key)) == "scale"
 
 
+@pytest.mark.parametrize("array", [np.ones, jnp.ones])
+def test_compiled_functions_may_close_over_arrays(key, array):
+    data = array(3, WIDEST)
+    function, gradient = jax.jit(lambda x: (x**2 * data).sum()), jax.jit(lambda x: 2 * x * data)
+    report = verify_gradient(function, gradient, normal(3, dtype=WIDEST), key=key)
+    report.raise_if_failed()
+    assert "autodiff" not in str(report)
+
+
 def closing_over(arrays):
     """A function and its gradient, each of which closes over an array."""
     return (lambda x: (x**2 * arrays[0]).sum()), (lambda x: 2 * x * arrays[1])
