@@ -36,7 +36,7 @@ class Rule(NamedTuple):
         names: what the entries of the gradient are called in paths, in place of [0], [1], ...
         value: (args) -> outputs as the candidate computes them, where it does.
         programs: what function and candidate are when traced, so that a changed one is not taken for its old self.
-        mixed: whether the user runs it without float64, so that it is met in two precisions.
+        mixed: whether it closes over NumPy arrays and the user runs it without float64: they are met in two precisions.
         treedef: the tree of args.
         roles: of each leaf of args: "differentiated", "fixed" or "static".
         kinds: what each leaf of args came as: "jax", "numpy" or "python".
@@ -185,7 +185,10 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
     _, paths, _ = rule.answer_leaves()
     problem = Problem(rule, differentiated, fixed, paths, subject)
     _check_outputs(problem)
-    return problem._replace(rule=rule._replace(programs=_programs(problem), mixed=not has_float64()))
+    programs = _programs(problem)
+    arrays = any(isinstance(constant, np.ndarray) for program in programs for constant in program.consts)
+    rule = rule._replace(programs=tuple(map(printed, programs)), mixed=arrays and not has_float64())
+    return problem._replace(rule=rule)
 
 
 def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
@@ -230,14 +233,14 @@ def _check_outputs(problem: Problem) -> None:
         )
 
 
-def _programs(problem: Problem) -> tuple[str, ...]:
+def _programs(problem: Problem) -> list[Any]:
     """The function and the candidate as JAX traces them; a candidate that cannot be traced is never compiled."""
     rule, leaves = problem.rule, (problem.differentiated, problem.fixed)
     cotangent = [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(rule.output_shapes(*leaves)) if is_float(s)]
-    found = [printed(jax.make_jaxpr(rule.outputs)(*leaves))]
+    found = [jax.make_jaxpr(rule.outputs)(*leaves)]
     with contextlib.suppress(Exception):
-        found.append(printed(jax.make_jaxpr(rule.gradient)(*leaves, cotangent)))
-    return tuple(found)
+        found.append(jax.make_jaxpr(rule.gradient)(*leaves, cotangent))
+    return found
 
 
 def printed(program: Any) -> str:
