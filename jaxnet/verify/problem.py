@@ -186,8 +186,8 @@ def state(rule: Rule, args: tuple[Any, ...], argnums: Sequence[int], subject: st
     problem = Problem(rule, differentiated, fixed, paths, subject)
     _check_outputs(problem)
     programs = _programs(problem)
-    arrays = any(isinstance(constant, np.ndarray) for program in programs for constant in program.consts)
-    rule = rule._replace(programs=tuple(map(printed, programs)), mixed=arrays and not has_float64())
+    arrays = any(isinstance(constant, np.ndarray) for program in programs.values() for constant in program.consts)
+    rule = rule._replace(programs=tuple(programs), mixed=arrays and not has_float64())
     return problem._replace(rule=rule)
 
 
@@ -233,13 +233,18 @@ def _check_outputs(problem: Problem) -> None:
         )
 
 
-def _programs(problem: Problem) -> list[Any]:
-    """The function and the candidate as JAX traces them; a candidate that cannot be traced is never compiled."""
+def _programs(problem: Problem) -> dict[str, Any]:
+    """The function and the candidate as JAX traces them, by what they are when printed.
+
+    A candidate that cannot be traced is never compiled.
+    """
     rule, leaves = problem.rule, (problem.differentiated, problem.fixed)
     cotangent = [jnp.zeros(s.shape, s.dtype) for s in jax.tree.leaves(rule.output_shapes(*leaves)) if is_float(s)]
-    found = [jax.make_jaxpr(rule.outputs)(*leaves)]
+    program = jax.make_jaxpr(rule.outputs)(*leaves)
+    found = {printed(program): program}
     with contextlib.suppress(Exception):
-        found.append(jax.make_jaxpr(rule.gradient)(*leaves, cotangent))
+        program = jax.make_jaxpr(rule.gradient)(*leaves, cotangent)
+        found[printed(program)] = program
     return found
 
 
