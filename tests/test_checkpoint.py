@@ -137,6 +137,34 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, wh
     assert (tmp_path / "damaged-15").is_dir()
 
 
+def test_a_checkpoint_may_be_damaged_again(tmp_path, whole):
+    for _ in range(2):
+        run(checkpoint=tmp_path, epochs=3)
+        truncated(tmp_path / "15")
+        with pytest.warns(UserWarning, match="was renamed damaged-15"):
+            run(checkpoint=tmp_path, epochs=3)
+    assert_same(numbers(*run(checkpoint=tmp_path)), whole)
+
+
+@pytest.mark.float64
+@pytest.mark.usefixtures("nans_allowed")
+def test_a_run_that_ends_within_an_epoch_leaves_checkpoints_of_whole_epochs(tmp_path):
+    x = np.random.default_rng(0).standard_normal((70, 4))
+    options: Any = {"batch_size": 16, "epochs": 60, "on_nonfinite": "stop", "checkpoint": tmp_path, "keep": 99}
+    state, _ = jaxnet.fit(
+        jaxnet.mlp((4, 2)),
+        jaxnet.squared_error,
+        jaxnet.gradient_descent(20.0),  # the cost grows until it overflows
+        x,
+        x[:, :2],
+        key=jax.random.key(0),
+        checkpoint_every=1,
+        **options,
+    )
+    assert int(state.step) % 5 > 0
+    assert steps(tmp_path) == list(range(5, int(state.step), 5))
+
+
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
     run(checkpoint=tmp_path, epochs=1)
     emptied(tmp_path / "5")
