@@ -178,8 +178,7 @@ def fit(
             show(done, float(measured[0][-1]))
             looked = copied - started + time.perf_counter() - ran
             seconds = max(CHUNK_SECONDS, looked / LOOKING_SHARE)
-            # No more than doubled: the first two chunks include compilation, of the steps and of the looking.
-            chunk = max(1, min(int(chunk * seconds / (ran - copied)), 2 * chunk, capacity))
+            chunk = max(1, min(int(chunk * seconds / (ran - copied)), capacity))
             if saved is not None and saved.is_due(done, checkpoint_every):
                 saved.save(trained, _joined(chunks))
         history = _joined(chunks)._replace(
