@@ -68,23 +68,19 @@ def observing(leaf: jaxnet.Layer) -> jaxnet.Layer:
     return leaf._replace(backward=backward)
 
 
-def _deep(activation: jaxnet.Activation, width: int, initializer: Any = jaxnet.lecun_normal) -> jaxnet.Layer:
-    return jaxnet.repeat(jaxnet.serial(jaxnet.dense(width, width, initializer), jaxnet.elementwise(activation)), DEPTH)
+def deep(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_normal) -> jaxnet.Layer:
+    """Fifty equal layers; their parameters start alike whatever the activation."""
+    return jaxnet.repeat(jaxnet.serial(jaxnet.dense(WIDTH, WIDTH, initializer), jaxnet.elementwise(activation)), DEPTH)
 
 
-def measure(initializer: Any, activation: jaxnet.Activation, width: int, keys: Array) -> tuple[np.ndarray, np.ndarray]:
+@functools.partial(jax.jit, static_argnums=0)
+def mean_squares(activation: jaxnet.Activation, params: Any, keys: Array) -> tuple[Array, Array]:
     """The mean squares of z and of δ in every layer, (seeds, layers); random inputs, and a random δ from above."""
-    params = jax.vmap(_deep(activation, width, initializer).init)(keys)
-    return jax.device_get(_squares(activation, width, params, keys))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _squares(activation: jaxnet.Activation, width: int, params: Any, keys: Array) -> tuple[Array, Array]:
-    network = jaxnet.map_layers(observing, _deep(activation, width))
+    network = jaxnet.map_layers(observing, deep(activation))
 
     def one(seed: tuple[Any, Array]) -> tuple[Array, Array]:
         params, (x_key, delta_key) = seed[0], jax.random.split(jax.random.fold_in(seed[1], 1))
-        outputs, cache = network.forward(params, jax.random.normal(x_key, (EXAMPLES, width)))
+        outputs, cache = network.forward(params, jax.random.normal(x_key, (EXAMPLES, WIDTH)))
         _, (squares, _) = network.backward(params, cache, jax.random.normal(delta_key, outputs.shape))
         return squares
 
@@ -194,9 +190,10 @@ def signals(options: Options, track: Track, schemes: dict[str, Any] = SCHEMES) -
         }
         every = schemes | {"Glorot": jaxnet.glorot_normal}
         layer = {name: one_layer(scheme, SHAPE, keys) for name, scheme in every.items()}
-        for name, activation in track(ACTIVATIONS.items(), "fifty layers"):
-            for scheme, initializer in schemes.items():
-                z, delta = measure(initializer, activation, WIDTH, keys)
+        for scheme, initializer in track(schemes.items(), "fifty layers"):
+            params = jax.vmap(deep(jaxnet.tanh, initializer).init)(keys)
+            for name, activation in ACTIVATIONS.items():
+                z, delta = jax.device_get(mean_squares(activation, params, keys))
                 theory = expected(activation, WIDTH * variance(scheme, WIDTH, WIDTH))
                 variances[name][scheme] = {"z": z, "delta": delta, "z, theory": theory[0], "delta, theory": theory[1]}
     return Signals(variances, neuron, layer)

@@ -36,15 +36,12 @@ def test_theory_is_a_power_where_it_is_known(activation, share):
 def test_measured_variances_are_those_of_an_explicit_loop():
     key = jax.random.split(jax.random.key(1), 1)
     with jax.enable_x64(True):
-        z, delta = initialization.measure(jaxnet.he_normal, jaxnet.tanh, initialization.WIDTH, key)
-        layer = jaxnet.serial(
-            jaxnet.dense(initialization.WIDTH, initialization.WIDTH, jaxnet.he_normal), jaxnet.elementwise(jaxnet.tanh)
-        )
-        params = jaxnet.repeat(layer, initialization.DEPTH).init(key[0])
+        params = jax.vmap(initialization.deep(jaxnet.tanh, jaxnet.he_normal).init)(key)
+        z, delta = jax.device_get(initialization.mean_squares(jaxnet.tanh, params, key))
         x_key, delta_key = jax.random.split(jax.random.fold_in(key[0], 1))
         shape = (initialization.EXAMPLES, initialization.WIDTH)
         a, d = np.asarray(jax.random.normal(x_key, shape)), np.asarray(jax.random.normal(delta_key, shape))
-    weights = np.asarray(params[0].weight)
+    weights = np.asarray(params[0].weight[0])
     linear = []
     for weight in weights:
         linear.append(a @ weight.T)
