@@ -128,7 +128,7 @@ def run(options: Options, track: Track) -> Result:
     """Conformance, speed, and the catalogue of mistakes over as many keys as there are seeds."""
     keys = list(jax.random.split(options.key, 1 if options.quick else options.seeds))
     names = ["momentum", "adam"] if options.quick else list(PAIRS)
-    steps, rounds, stride = (64, 8, 50) if options.quick else (STEPS, 61, 1)
+    steps, rounds, stride = (64, 31, 50) if options.quick else (STEPS, 61, 1)
     apart = {name: conformance(PAIRS[name], keys[0], steps) for name in track(names, "conformance")}
     speed: dict[str, dict[int, np.ndarray]] = {}
     timed = {name: PAIRS[name] for name in names} | {CONTROL: (optax.adam, optax.adam)}

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, COLOURS, GREY, MARKERS, RED
@@ -416,5 +416,6 @@ def _draw_gap(panel: Axes, drawn: dict[str, Any]) -> None:
     panel.set_xlim(smallest / 10, None)
     panel.set_xticks(10.0 ** np.arange(0, highest + 1, 4))
     panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_title("The gap between right and wrong rules")
     panel.legend(loc=(0.45, 0.5))
