@@ -1,5 +1,6 @@
 """Runs experiments: progress, the measured numbers, a figure and a JSON file for each, and one page of all."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -8,7 +9,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,10 @@ def run_all(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: 
     finished = _one_by_one(tasks, folder, console) if jobs == 1 else _in_processes(tasks, folder, console, jobs)
     records: dict[str, Record] = {}
     try:
-        for record in finished:
-            records[record.name] = record
-            _show(record, console, f"{len(records)} of {len(tasks)}")
+        with contextlib.closing(finished):  # at once, if an interrupt arrives while a record is shown
+            for record in finished:
+                records[record.name] = record
+                _show(record, console, f"{len(records)} of {len(tasks)}")
     finally:  # also of what was finished when the rest was interrupted
         ordered = [records[name] for name in tasks if name in records]
         if ordered:
@@ -73,7 +75,7 @@ def run_all(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: 
     return ordered
 
 
-def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) -> Iterator[Record]:
+def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) -> Generator[Record]:
     for name, options in tasks.items():
 
         def show(steps: Iterable[Any], description: str, name: str = name) -> Iterable[Any]:
@@ -82,7 +84,7 @@ def _one_by_one(tasks: Mapping[str, Options], folder: Path, console: Console) ->
         yield run(name, options, folder, show)
 
 
-def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Iterator[Record]:
+def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, jobs: int) -> Generator[Record]:
     """The records in the order in which the experiments finish."""
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     shares = context.SimpleQueue()
@@ -95,7 +97,7 @@ def _in_processes(tasks: Mapping[str, Options], folder: Path, console: Console, 
             every = track(as_completed(futures), f"{jobs} at a time", len(futures), console=console, transient=True)
             for future in every:
                 yield future.result()
-        except KeyboardInterrupt:
+        except BaseException:  # among them GeneratorExit
             for process in multiprocessing.active_children():
                 process.terminate()  # an experiment may be minutes from its end
             raise

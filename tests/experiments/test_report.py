@@ -1,6 +1,10 @@
 """The page of all that was measured: self-contained, escaped, and there for what fails too."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import types
 from html.parser import HTMLParser
 from pathlib import Path
@@ -160,3 +164,33 @@ def test_records_of_other_processes_come_in_order_and_with_their_files(quick_run
         "image_classifier.svg",
         "logistic_regression.json",
     }
+
+
+LONG_BESIDE_SHORT = """
+import sys
+from pathlib import Path
+import jax
+from rich.console import Console
+from experiments import runner
+from experiments.experiment import Options
+options = Options(jax.random.key(0))
+tasks = {"input_normalization": options._replace(seeds=10_000), "logistic_regression": options._replace(quick=True)}
+runner.run_all(tasks, Path(sys.argv[1]), Console(), jobs=2)
+"""
+
+
+def test_an_interrupt_of_the_first_process_ends_the_others_and_leaves_the_page(tmp_path):
+    command = [sys.executable, "-c", LONG_BESIDE_SHORT, str(tmp_path)]
+    first = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        assert first.stdout is not None
+        assert any("1 of 2" in line for line in first.stdout)  # the short one is finished
+        first.send_signal(signal.SIGINT)
+        assert "Report:" in first.communicate(timeout=60)[0]  # ends when no process is left that could write
+        assert first.returncode not in (0, 1)
+    except subprocess.TimeoutExpired:
+        os.killpg(first.pid, signal.SIGKILL)
+        raise
+    assert "logistic regression" in (tmp_path / "index.html").read_text()
