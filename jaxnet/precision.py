@@ -21,6 +21,8 @@ from jaxnet.layers import Dense, Layer, map_layers
 def in_precision(network: Layer, dtype: DTypeLike) -> Layer:
     """The network that computes in `dtype`: inputs and parameters are rounded to it, outputs have the inputs' dtype.
 
+    Of integers, the outputs have the parameters' dtype.
+
     The rounding counts as the identity in the backward pass, as automatic differentiation has it: ∂L/∂W is that of the
     rounded W, in the dtype of W.
 
@@ -34,11 +36,14 @@ def in_precision(network: Layer, dtype: DTypeLike) -> Layer:
 
 
 def _between_casts(network: Layer, dtype: Any) -> Layer:
-    """The network with its inputs cast to the dtype, and its outputs to that of the inputs."""
+    """The network with its inputs cast to the dtype, and its outputs back."""
 
     def forward(params: Any, inputs: Array) -> tuple[Array, Any]:
+        arrays = [inputs] if jnp.issubdtype(inputs.dtype, jnp.floating) else jax.tree.leaves(params)
+        if not arrays:  # integers that meet no parameters stay exact: `jaxnet.diagnostics` counts layers so
+            return network.forward(params, inputs)
         outputs, cache = network.forward(params, inputs.astype(dtype))
-        return outputs.astype(inputs.dtype), cache
+        return outputs.astype(jnp.result_type(*arrays)), cache
 
     def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
         grad_inputs, gradient = network.backward(params, cache, delta.astype(dtype))
