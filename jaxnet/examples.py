@@ -18,9 +18,17 @@ from jaxnet.losses import Loss
 def as_pytree(optimizer: GradientTransformation) -> GradientTransformation:
     """The optimizer as an argument of `jit`: functions that are no pytrees, such as Optax's closures, become static."""
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
-        raise TypeError(f"optimizer must come from jaxnet.optimizers or Optax, got {optimizer!r}")
+        raise TypeError(f"optimizer must come from jaxnet.optimizers or Optax, got {optimizer!r:.80}")
     transformation = GradientTransformation(optimizer.init, optimizer.update)
     return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, transformation)
+
+
+def dtype_of(params: Any) -> Any:
+    """The dtype of the parameters, which the examples are brought to."""
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        raise ValueError("the network has no parameters, so that there is nothing to train")
+    return jnp.result_type(*leaves)
 
 
 def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
@@ -35,7 +43,7 @@ def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) ->
     for name, value in (("x", x), ("y", y)):
         if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
             raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
-    dtype = jnp.result_type(*jax.tree.leaves(params))
+    dtype = dtype_of(params)
     with np.errstate(over="ignore"):  # what overflows the dtype of the parameters is reported below
         x = jnp.asarray(x, dtype)
     check_finite("x", x)

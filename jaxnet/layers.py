@@ -21,7 +21,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from jaxnet.activations import Activation
-from jaxnet.arguments import positive_integer
+from jaxnet.arguments import check_instance, positive_integer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 
 
@@ -45,6 +45,11 @@ class Layer(NamedTuple):
     parts: "tuple[Layer, ...]" = ()
     rebuild: "Callable[[tuple[Layer, ...]], Layer] | None" = None
     updates: bool = False
+
+
+def check_layer(layer: Any) -> None:
+    """Raises `TypeError` unless it is a layer."""
+    check_instance(Layer, layer, "jaxnet.dense(64, 32)")
 
 
 class Dense(NamedTuple):
@@ -108,7 +113,12 @@ def dense(
 
 @functools.cache
 def elementwise(activation: Activation) -> Layer:
-    """The activation part of a layer of neurons, a = g(z); it has no parameters."""
+    """The activation part of a layer of neurons, a = g(z); it has no parameters.
+
+    Raises:
+        TypeError: if it is no Activation.
+    """
+    check_instance(Activation, activation, "jaxnet.tanh")
 
     def init(key: Array) -> tuple[()]:
         del key
@@ -126,10 +136,19 @@ def elementwise(activation: Activation) -> Layer:
     return Layer(init, forward, backward, activation.name)
 
 
-@functools.cache
 def serial(*layers: Layer) -> Layer:
-    """The composition of layers, first to last; parameters, caches and gradients are tuples in the same order."""
+    """The composition of layers, first to last; parameters, caches and gradients are tuples in the same order.
 
+    Raises:
+        TypeError: if one is no Layer, a list of layers for instance.
+    """
+    for layer in layers:
+        check_layer(layer)
+    return _serial(*layers)
+
+
+@functools.cache
+def _serial(*layers: Layer) -> Layer:
     def init(key: Array) -> tuple[Any, ...]:
         return tuple(layer.init(k) for layer, k in zip(layers, jax.random.split(key, len(layers)), strict=True))
 
@@ -162,7 +181,9 @@ def repeat(layer: Layer, times: int) -> Layer:
 
     Raises:
         ValueError: if times < 1; from `forward`, if the layer's outputs differ from its inputs in shape or dtype.
+        TypeError: if it is no Layer, or times is not an integer.
     """
+    check_layer(layer)
     times = positive_integer("times", times)
 
     def init(key: Array) -> Any:

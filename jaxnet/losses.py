@@ -9,7 +9,7 @@ Shapes: z is (..., n), y is (..., n), or (...) where n = 1; L is (...). A mean o
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxnet.activations import Activation, softplus
+from jaxnet.arguments import check_instance
 
 Outputs = Array | jax.ShapeDtypeStruct  # targets are held against the shape and dtype of z alone
 
@@ -54,6 +55,11 @@ class Loss(NamedTuple):
     gradient: Callable[[Array, ArrayLike], Array]
     predict: Callable[[Array], Array]
     targets: Callable[[Outputs, ArrayLike], Array] = lambda z, y: jnp.asarray(y)
+
+
+def check_loss(loss: Any) -> None:
+    """Raises `TypeError` unless it is a loss."""
+    check_instance(Loss, loss, "jaxnet.squared_error")
 
 
 def _all(condition: Array | np.ndarray) -> bool:

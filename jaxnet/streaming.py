@@ -16,12 +16,12 @@ import numpy as np
 from jax import Array
 from optax import GradientTransformation
 
-from jaxnet.arguments import positive_integer, positive_integer_or_none
+from jaxnet.arguments import check_key, positive_integer, positive_integer_or_none
 from jaxnet.checkpoint import Checkpoints
-from jaxnet.examples import as_pytree, checked_examples
+from jaxnet.examples import as_pytree, checked_examples, dtype_of
 from jaxnet.history import History, TrainingError
-from jaxnet.layers import Layer
-from jaxnet.losses import Loss
+from jaxnet.layers import Layer, check_layer
+from jaxnet.losses import Loss, check_loss
 from jaxnet.nonfinite import OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption
@@ -86,17 +86,23 @@ def fit_batches(
         The final state and the cost of every step since the beginning of the run.
 
     Raises:
-        ValueError: if there are no batches, for numbers below 1, an unknown on_nonfinite, or another run's checkpoint.
+        ValueError: if there are no batches or no parameters, for numbers below 1, an unknown on_nonfinite, or another
+            run's checkpoint.
         CheckpointError: as `fit`.
         TrainingError: for a batch that `fit` would refuse or that cannot be read, a number that is not finite, or a
             checkpoint that cannot be saved. It holds the last good state and the history.
+        TypeError: for a network, loss, optimizer or key that is none.
     """
     ahead = positive_integer("ahead", ahead)
     checkpoint_every = positive_integer_or_none("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
+    check_layer(network)
+    check_loss(loss)
     optimizer = as_pytree(optimizer)
+    if state is None:
+        check_key(key)
     trained: TrainState = _init_state(network, optimizer, key) if state is None else state
-    dtype = jnp.result_type(*jax.tree.leaves(trained.params))
+    dtype = dtype_of(trained.params)
     costs, flying = array("d"), deque[_Step]()
     bad, unreadable = None, None
 

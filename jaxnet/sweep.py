@@ -23,8 +23,8 @@ from jaxnet.arguments import positive_integer, positive_integer_or_none
 from jaxnet.epochs import train_epochs
 from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History
-from jaxnet.layers import Layer
-from jaxnet.losses import Loss
+from jaxnet.layers import Layer, check_layer
+from jaxnet.losses import Loss, check_loss
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
 from jaxnet.tiles import bytes_touched, chosen_chunk, cores, joined, tiles_of
@@ -132,6 +132,8 @@ def sweep(
     """
     epochs = positive_integer("epochs", epochs)
     batch_size = positive_integer_or_none("batch_size", batch_size)
+    check_layer(network)
+    check_loss(loss)
     optimizers, n_optimizers = _stacked(as_pytree(optimizers))
     _check_keys(keys)
     shape = (n_optimizers, len(keys))

@@ -18,14 +18,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Num
 from optax import GradientTransformation
 
-from jaxnet.arguments import positive_integer, positive_integer_or_none
+from jaxnet.arguments import check_key, positive_integer, positive_integer_or_none
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.diagnostics import Diagnostics
 from jaxnet.epochs import epoch_batches, train_epochs
 from jaxnet.examples import as_pytree, checked_examples
 from jaxnet.history import History, TrainingError
-from jaxnet.layers import Layer
-from jaxnet.losses import Loss
+from jaxnet.layers import Layer, check_layer
+from jaxnet.losses import Loss, check_loss
 from jaxnet.nonfinite import Failure, OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
 from jaxnet.precision import in_precision
 from jaxnet.step import TrainState, init_state
@@ -98,11 +98,12 @@ def fit(
         `KeyboardInterrupt`.
 
     Raises:
-        ValueError: for an empty data set, x and y of different length, values that are not finite, inputs or targets
-            that do not fit the network or the loss, a batch size, epochs, observe_every, checkpoint_every or keep below
-            1, an unknown on_nonfinite, or a checkpoint of another network, optimizer or number of steps an epoch.
+        ValueError: for an empty data set, a network without parameters, x and y of different length, values that are
+            not finite, inputs or targets that do not fit the network or the loss, a batch size, epochs, observe_every,
+            checkpoint_every or keep below 1, an unknown on_nonfinite, or a checkpoint of another network, optimizer or
+            number of steps an epoch.
         TypeError: for class labels, a batch size, epochs or observe_every that are not integers, data that are not real
-            numbers, or an optimizer that is none.
+            numbers, or a network, loss, optimizer or key that is none.
         CheckpointError: if the folder of checkpoints cannot be written, or all that are in it are damaged.
         TrainingError: for a number that is not finite, or a checkpoint that cannot be saved during the run. It holds
             the last good state and the history.
@@ -112,7 +113,11 @@ def fit(
     observe_every = positive_integer_or_none("observe_every", observe_every)
     checkpoint_every = positive_integer_or_none("checkpoint_every", checkpoint_every)
     check_on_nonfinite(on_nonfinite)
+    check_layer(network)
+    check_loss(loss)
     optimizer = as_pytree(optimizer)
+    if state is None:
+        check_key(key)
     network = network if compute_dtype is None else in_precision(network, compute_dtype)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else _copy(state)

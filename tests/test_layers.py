@@ -246,3 +246,19 @@ def test_repeat_refuses_layers_that_change_the_shape(key):
         layer.forward(layer.init(key), jnp.ones((7, 4)))
     with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         repeat(dense(4, 4), 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("build", "argument", "message"),
+    [
+        (serial, [dense(4, 3)], r"expected a jaxnet Layer, such as jaxnet.dense\(64, 32\), got list"),
+        (serial, tanh, "expected a jaxnet Layer, .*, got Activation"),
+        (functools.partial(repeat, times=3), tanh, "expected a jaxnet Layer, .*, got Activation"),
+        (elementwise, "tanh", "expected a jaxnet Activation, such as jaxnet.tanh, got str"),
+        (elementwise, jnp.tanh, "expected a jaxnet Activation, such as jaxnet.tanh, got PjitFunction"),
+    ],
+)
+def test_what_is_no_layer_or_activation_is_refused(build, argument, message):
+    with pytest.raises(TypeError, match=message):
+        build(argument)

@@ -228,3 +228,20 @@ def test_no_batches_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one batch"):
         train([], checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"network": [LINEAR]}, TypeError, "expected a jaxnet Layer, .*, got list"),
+        ({"network": jaxnet.elementwise(jaxnet.tanh)}, ValueError, "the network has no parameters"),
+        ({"loss": len}, TypeError, "expected a jaxnet Loss, .*, got builtin_function_or_method"),
+        ({"optimizer": [OPTIMIZER]}, TypeError, "optimizer must come from jaxnet.optimizers or Optax"),
+        ({"key": None}, TypeError, "key must be one JAX random key, .*, got None"),
+    ],
+)
+def test_what_is_no_network_loss_optimizer_or_key_is_refused(change, error, message):
+    arguments = {"network": LINEAR, "loss": jaxnet.squared_error, "optimizer": OPTIMIZER, "key": KEY} | change
+    with pytest.raises(error, match=message):
+        jaxnet.fit_batches(**arguments, batches=batches())

@@ -170,6 +170,8 @@ def test_chunks_are_large_for_small_networks_and_leave_no_core_idle():
         ({"keys": 3}, TypeError, "keys must be a stack of keys, .*, got 3"),
         ({"optimizers": adam(RATES, RATES[:2])}, ValueError, r"same number of optimizers, at least 1, got \[2, 3\]"),
         ({"optimizers": adam(RATES[:0])}, ValueError, r"same number of optimizers, at least 1, got \[0\]"),
+        ({"network": [NETWORK]}, TypeError, "expected a jaxnet Layer, .*, got list"),
+        ({"loss": None}, TypeError, "expected a jaxnet Loss, .*, got NoneType"),
         ({"optimizers": "adam"}, TypeError, "optimizer must come from jaxnet.optimizers or Optax, got 'adam'"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
         ({"chunk": 1.5}, TypeError, "chunk must be an integer, got 1.5"),

@@ -135,6 +135,7 @@ def vmapped(problem: Problem, points: Leaves, cotangents: Leaves, *, float64: bo
         fixed = widened(problem.fixed) if float64 else problem.fixed
         if not float64:
             points = [np.asarray(leaf, own.dtype) for leaf, own in zip(points, problem.differentiated, strict=True)]
+            cotangents = in_the_dtypes_of_the_outputs(problem, cotangents)
         one = _candidate(rule)
         leaves = jax.vmap(lambda point, cotangent: one(point, fixed, cotangent))(points, cotangents)
         return [None if leaf is None else np.asarray(leaf, np.float64) for leaf in leaves]

@@ -8,8 +8,8 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxnet.arguments import check_finite
-from jaxnet.layers import Layer, map_layers
-from jaxnet.losses import Loss
+from jaxnet.layers import Layer, check_layer, map_layers
+from jaxnet.losses import Loss, check_loss
 from jaxnet.network import cost, cost_and_gradient
 from jaxnet.verify.judge import judge
 from jaxnet.verify.points import generator_of
@@ -88,13 +88,8 @@ def verify_layer(layer: Layer, inputs: Any, *, key: Array, native: bool = False)
         TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
         ValueError: if init or forward raises, or the inputs are empty or not finite.
     """
-    _check(layer)
+    check_layer(layer)
     return _judge(Part("", layer, layer.init(key), inputs), key, native)
-
-
-def _check(layer: Any) -> None:
-    if not isinstance(layer, Layer):
-        raise TypeError(f"expected a jaxnet Layer, such as jaxnet.dense(64, 32), got {type(layer).__name__}")
 
 
 def _judge(part: Part, key: Array, native: bool) -> Report:
@@ -125,9 +120,8 @@ def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, na
         TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
         ValueError: if init or forward raises, or x is empty or not finite.
     """
-    _check(network)
-    if not isinstance(loss, Loss):
-        raise TypeError(f"expected a jaxnet Loss, such as jaxnet.squared_error, got {type(loss).__name__}")
+    check_layer(network)
+    check_loss(loss)
     x = jnp.asarray(x)
     check_finite("x", x)
     params = network.init(key)

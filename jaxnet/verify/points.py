@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.arguments import check_key
 from jaxnet.verify.problem import Floats, Leaves, Problem, as_the_user_runs_it, is_float, widened
 
 SALT = 20230  # without it, `default_rng(0)` and key(0) would draw the same numbers
@@ -41,10 +42,8 @@ def generator_of(key: Any) -> np.random.Generator:
     Raises:
         TypeError: if it is no key.
     """
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
-    if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
-        raise TypeError(f"key must be one JAX random key, such as jax.random.key(0), got {key!r}")
+    check_key(key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jax.random.key_data(key) if typed else key).ravel()
     return np.random.default_rng([SALT, *map(int, words)])
 

@@ -83,6 +83,19 @@ def test_layer_in_its_own_dtype_is_judged(native, key):
     assert not verify_layer(TRANSPOSED, normal(5, 4), key=key, native=native)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_native_layer_never_runs_in_float64(native, key):
+    """Its program is made for a matrix unit, say."""
+    layer, seen = LAYERS["dense"], set()
+
+    def backward(params, cache, delta):
+        seen.add(delta.dtype.name)
+        return layer.backward(params, cache, delta)
+
+    verify_layer(layer._replace(backward=backward), normal(5, 4), key=key, native=native).raise_if_failed()
+    assert seen == ({"float32"} if native else {"float32", "float64"})
+
+
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("loss", TARGETS, ids=lambda loss: loss.name)
 def test_network_passes(loss, key):

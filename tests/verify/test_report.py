@@ -96,6 +96,13 @@ def test_json_has_no_numbers_that_json_does_not_know():
     assert (record["findings"][0]["expected"], record["leaves"]["[0]"]) == ("nan", "inf")
 
 
+def test_row_says_nan_for_an_element_that_is_nan_and_nothing_where_there_is_no_element():
+    at_element = Finding("[0]", "non_finite", "words", (2,), float("nan"), 1.5)
+    of_the_whole = Finding("[1]", "structure", "words", None, float("nan"), float("nan"))
+    assert str(Report("a", (at_element,))).count("nan") == 1
+    assert "nan" not in str(Report("a", (of_the_whole,)))
+
+
 def test_notes_are_in_the_table():
     report = Report("a", notes=("a convention",))
     assert "note: a convention" in str(report)
