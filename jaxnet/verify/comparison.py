@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnet.verify.points import Place
 from jaxnet.verify.problem import Floats, Leaves
-from jaxnet.verify.reference import Truth
+from jaxnet.verify.reference import DOUBLE, Truth
 from jaxnet.verify.report import Finding, Kind
 
 # Right gradients stay below about 30 units of measured rounding and the mildest mistakes begin at a billion, so that
@@ -15,6 +15,16 @@ from jaxnet.verify.report import Finding, Kind
 UNITS_IN_FLOAT64 = 1e4
 # In the user's own dtype every operation rounds, and there are as many ways to round as to write a formula.
 UNITS_IN_OWN_DTYPE = 32.0
+# In half precision that would be a tenth of the gradient and hide mistakes; right rules stay below 1 there.
+UNITS_IN_HALF_PRECISION = 8.0
+HALF = 1e-5  # a unit in the last place above this is that of half precision
+
+
+def limit_of(unit: float) -> float:
+    """How many units of noise are still rounding, where one unit in the last place is this."""
+    if unit == DOUBLE:
+        return UNITS_IN_FLOAT64
+    return UNITS_IN_OWN_DTYPE if unit < HALF else UNITS_IN_HALF_PRECISION
 
 
 class Comparison(NamedTuple):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.comparison import Comparison
+from jaxnet.verify.comparison import HALF, UNITS_IN_HALF_PRECISION, Comparison, limit_of
 from jaxnet.verify.points import Place, size
 from jaxnet.verify.problem import Floats, Leaves
 from jaxnet.verify.reference import PERTURBATIONS, outputs_and_gradients, stacked
@@ -20,12 +20,15 @@ class Steps(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """For each leaf the least and the largest gradient right beside a point, and where they jump."""
+    """For each leaf the least and the largest gradient right beside a point, and where they jump.
+
+    Between them means so far beyond them at most, relative to the largest: what bends, and what rounding does.
+    """
 
     lowest: Leaves
     highest: Leaves
     kinked: Leaves
-    jump: float
+    slack: float
 
     def joined(self, other: "Slopes") -> "Slopes":
         """What both have seen."""
@@ -33,7 +36,7 @@ class Slopes(NamedTuple):
             [np.minimum(a, b) for a, b in zip(self.lowest, other.lowest, strict=True)],
             [np.maximum(a, b) for a, b in zip(self.highest, other.highest, strict=True)],
             [a | b for a, b in zip(self.kinked, other.kinked, strict=True)],
-            self.jump,
+            self.slack,
         )
 
 
@@ -44,7 +47,7 @@ def steps(trial: Trial) -> Steps | None:
     """
     if trial.exact:
         return Steps(1e-9, 1e-12, 1e-6)
-    return Steps(256 * trial.unit, 16 * trial.unit, 1e-2) if trial.unit < 1e-5 else None
+    return Steps(256 * trial.unit, 16 * trial.unit, 1e-2) if trial.unit < HALF else None
 
 
 def slopes(trial: Trial, place: Place, how: Steps, rounds: int) -> Slopes:
@@ -58,7 +61,7 @@ def slopes(trial: Trial, place: Place, how: Steps, rounds: int) -> Slopes:
             (b - a > how.jump * _largest(a, b)) & (d - c > 0.1 * (b - a)) & (d - c < 10 * (b - a)) & np.isfinite(b - a)
             for a, b, c, d in zip(low, high, lower, higher, strict=True)
         ]
-    return Slopes(low, high, kinked, how.jump)
+    return Slopes(low, high, kinked, max(how.jump, limit_of(trial.unit) * trial.unit))
 
 
 def _extremes(trial: Trial, place: Place, step: float, rounds: int) -> tuple[Leaves, Leaves]:
@@ -87,12 +90,15 @@ def _largest(low: Floats, high: Floats) -> float:
 def mended(comparison: Comparison, beside: Slopes) -> Comparison:
     """The comparison with what the neighbours agree on, where autodiff at the point is another thing altogether.
 
-    It is where `jnp.where` singles a point out; there one unit in the last place changes everything.
+    It is where `jnp.where` singles a point out; there one unit in the last place changes everything. In half precision
+    it may do so anywhere, and nothing is mended.
     """
+    if comparison.limit == UNITS_IN_HALF_PRECISION:
+        return comparison
     gradients, noises = [], []
     for leaf, (low, high) in enumerate(zip(beside.lowest, beside.highest, strict=True)):
         gradient, noise = comparison.truth.gradient[leaf], comparison.truth.noise[leaf]
-        slack = beside.jump * _largest(low, high)
+        slack = beside.slack * _largest(low, high)
         with np.errstate(all="ignore"):
             singled_out = (high - low <= slack) & (comparison.limit * noise > _largest(low, high))
             gradients.append(np.where(singled_out, (low + high) / 2, gradient))
@@ -104,7 +110,7 @@ def outside(comparison: Comparison, leaf: int, beside: Slopes) -> Floats:
     """The elements that are wrong or on a kink, and not between the slopes right beside the point."""
     low, high = beside.lowest[leaf], beside.highest[leaf]
     found = comparison.answer(leaf)
-    slack = beside.jump * _largest(low, high)
+    slack = beside.slack * _largest(low, high)
     with np.errstate(all="ignore"):
         between = (found >= low - slack) & (found <= high + slack)
     # Where autodiff is not finite the slopes beside decide, but only for a point that somebody asked about.

@@ -36,7 +36,7 @@ def judge(trial: Trial, comparisons: list[Comparison]) -> list[Finding]:
     found: list[Comparison] = []
     how = kinks.steps(trial)
     if not trial.native and how is not None:
-        point = points.rounded(problem, points.around(problem, generator, 0.3))
+        point = points.around(problem, generator, 0.3)
         around = Place("around", point, points.cotangent(problem, generator))
         kinked = kinks.slopes(trial, given.place, how, 2).kinked
         elementwise = acts_elementwise(given, zeros)
@@ -76,7 +76,7 @@ def against_autodiff(
     does in this dtype. Exempt elements, those on a kink, are left out; a place whose outputs overflow is passed over.
     """
     units = [spacing(leaf.dtype) for leaf in problem.differentiated]
-    place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
+    place = points.rounded(problem, place)
     exact = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=max(units))
     if not _representable(problem, exact):
         return
@@ -104,7 +104,7 @@ def against_conditioning(
     where the function acts element by element, not many elements may come out as 0 that are not.
     """
     units = [spacing(leaf.dtype) for leaf in problem.differentiated]
-    place = place._replace(cotangent=_rounded_cotangent(problem, place.cotangent))
+    place = points.rounded(problem, place)
     exact = truth(problem, place.point, place.cotangent, generator, at_inputs=units, inside=DOUBLE)
     if not _representable(problem, exact):
         return
@@ -140,11 +140,6 @@ def _without(noise: Leaves, exempt: Leaves | None) -> Leaves:
     if exempt is None:
         return noise
     return [np.where(mask, np.nan, leaf) for mask, leaf in zip(exempt, noise, strict=True)]
-
-
-def _rounded_cotangent(problem: Problem, cotangent: Leaves) -> Leaves:
-    shapes = [s for s in _outputs(problem) if is_float(s)]
-    return [np.asarray(np.asarray(c, s.dtype), np.float64) for c, s in zip(cotangent, shapes, strict=True)]
 
 
 def _outputs(problem: Problem) -> list[Any]:

@@ -1,7 +1,7 @@
 """Where a rule is judged: at the given point, around it, on kinks and under stress."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -121,13 +121,17 @@ def special(problem: Problem, generator: np.random.Generator) -> list[Place]:
 
 
 def cotangents(problem: Problem, generator: np.random.Generator) -> list[Place]:
-    """A point with a cotangent of zeros, and with one a million times larger: a derivative is linear in it."""
+    """A point with a cotangent of zeros, and with one a million times larger: a derivative is linear in it.
+
+    Less larger in float16, which ends at 65504.
+    """
     if problem.rule.scalar:
         return []
     usual, point = cotangent(problem, generator), around(problem, generator, 0.1)
+    factor = min(1e6, *(math.sqrt(jnp.finfo(leaf.dtype).max) for leaf in problem.differentiated))
     return [
         Place("cotangent of zeros", point, [0 * leaf for leaf in usual], "cotangent"),
-        Place("large cotangent", point, [1e6 * leaf for leaf in usual], "cotangent"),
+        Place("large cotangent", point, [factor * leaf for leaf in usual], "cotangent"),
     ]
 
 
@@ -150,13 +154,19 @@ def stressed(problem: Problem, generator: np.random.Generator) -> list[Place]:
                 point[turn], magnitudes, generator.permutation(signs.ravel()).reshape(leaf.shape)
             )
             where = f"magnitudes of {magnitude:.0e}" + f" in {problem.paths[turn]}" * (count > 1)
-            stretched = Place(where, rounded(problem, point), cotangent(problem, generator))
+            stretched = Place(where, point, cotangent(problem, generator))
             places.append(stretched._replace(tiny=stress is None, saturating=stress == STRESS[0]))
     return places
 
 
-def rounded(problem: Problem, point: Leaves) -> Leaves:
-    """The point as the user's dtypes hold it, in float64."""
+def rounded(problem: Problem, place: Place) -> Place:
+    """The point and the cotangent as the user's dtypes hold them, in float64."""
+
+    def held(leaves: Leaves, like: Iterable[Any]) -> Leaves:
+        with np.errstate(over="ignore"):
+            return [np.asarray(np.asarray(a, own.dtype), np.float64) for a, own in zip(leaves, like, strict=True)]
+
     with as_the_user_runs_it():
-        own = zip(point, problem.differentiated, strict=True)
-        return [np.asarray(np.asarray(leaf, given.dtype), np.float64) for leaf, given in own]
+        outputs = jax.tree.leaves(problem.rule.output_shapes(problem.differentiated, problem.fixed))
+        cotangent = held(place.cotangent, filter(is_float, outputs))
+        return place._replace(point=held(place.point, problem.differentiated), cotangent=cotangent)

@@ -1,14 +1,15 @@
 """How a candidate is judged: in which dtypes it and the truth are computed, and the comparison at a place."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.verify import points, taylor
 from jaxnet.verify.candidate import CandidateError, by_candidate
-from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE, Comparison
+from jaxnet.verify.comparison import Comparison, limit_of
 from jaxnet.verify.points import Place
-from jaxnet.verify.problem import Problem, draws, has_float64, spacing
+from jaxnet.verify.problem import Floats, Problem, draws, has_float64, spacing
 from jaxnet.verify.reference import DOUBLE, outputs_alone, outputs_and_gradients, stacked, truth
 
 
@@ -37,7 +38,7 @@ class Trial(NamedTuple):
         """The candidate beside the truth at a place."""
         problem = self.problem
         if self.native:
-            place = place._replace(point=points.rounded(problem, place.point))
+            place = points.rounded(problem, place)
         if self.differentiable:
             units = [self.unit] * len(place.point)
             exact = truth(
@@ -52,7 +53,15 @@ class Trial(NamedTuple):
         else:
             exact = taylor.by_differences(problem, place, self.generator)
         answer = by_candidate(problem, place.point, place.cotangent, traced=self.traced, float64=not self.native)
-        return Comparison(place, exact, answer, UNITS_IN_FLOAT64 if self.unit == DOUBLE else UNITS_IN_OWN_DTYPE)
+        if self.native:
+            exact = exact._replace(noise=list(map(_held, exact.noise, exact.gradient, problem.differentiated)))
+        return Comparison(place, exact, answer, limit_of(self.unit))
+
+
+def _held(noise: Floats, gradient: Floats, leaf: Any) -> Floats:
+    """The noise with what underflows in the leaf's dtype; unknown where the right value does not fit it."""
+    limits = jnp.finfo(leaf.dtype)
+    return np.where(np.abs(gradient) < 0.5 * float(limits.max), noise + float(limits.tiny), np.nan)
 
 
 def prepare(

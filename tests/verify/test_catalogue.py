@@ -38,6 +38,35 @@ def test_right_rule_passes(specimen):
         report.raise_if_failed()
 
 
+def in_half_precision(specimen, dtype):
+    """A report of a rule that runs in this dtype alone."""
+
+    def convert(array):
+        return array.astype(dtype) if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) else array
+
+    arguments = jax.tree.map(convert, specimen.arguments(np.random.default_rng(1), 1.0))
+    with jax.numpy_dtype_promotion("standard"):
+        return verify_vjp(specimen.function, specimen.backward, *arguments, key=jax.random.key(0), native=True)
+
+
+# What has no half precision: LAPACK's functions, inputs of 1e8 and 1e-8, and rules that are about dtypes.
+OF_ANY_DTYPE = [s for s in RIGHT_RULES if s.area not in ("linear algebra", "dtype") and "inputs of 1e" not in s.name]
+
+
+@pytest.mark.one_in(18)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("specimen", OF_ANY_DTYPE, ids=lambda specimen: specimen.name)
+def test_right_rule_in_half_precision_alone_passes(specimen, dtype):
+    in_half_precision(specimen, dtype).raise_if_failed()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["scale", "sign", "transpose", "missing_reduction", "zero"])
+def test_mistake_in_half_precision_alone_is_found(kind, dtype):
+    specimen = next(s for s in MISTAKES if s.kind == kind)
+    assert not in_half_precision(specimen, dtype)
+
+
 @pytest.mark.parametrize(("specimens", "least"), [(MISTAKES, 60), (RIGHT_RULES, 40)], ids=["mistakes", "right rules"])
 def test_catalogue_is_large(specimens, least):
     assert len(specimens) >= least

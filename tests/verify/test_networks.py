@@ -13,6 +13,7 @@ from jaxnet import (
     elementwise,
     gelu,
     leaky_relu,
+    map_layers,
     mlp,
     relu,
     repeat,
@@ -81,6 +82,21 @@ def test_layer_takes_one_example(key):
 def test_layer_in_its_own_dtype_is_judged(native, key):
     verify_layer(LAYERS["dense"], normal(5, 4), key=key, native=native).raise_if_failed()
     assert not verify_layer(TRANSPOSED, normal(5, 4), key=key, native=native)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_network_in_half_precision_alone_is_judged(dtype, key):
+    network = mlp((4, 3, 2), tanh, dtype=dtype)
+    x, y = normal(5, 4, dtype=dtype), normal(5, 2, dtype=dtype)
+    verify_network(network, squared_error, x, y, key=key, native=True).raise_if_failed()
+
+    def doubled(leaf):
+        return leaf._replace(backward=lambda *args: (2 * leaf.backward(*args)[0], leaf.backward(*args)[1]))
+
+    wrong = map_layers(lambda leaf: doubled(leaf) if leaf.name == "tanh" else leaf, network)
+    report = verify_network(wrong, squared_error, x, y, key=key, native=True)
+    assert report.findings[0].part.startswith("tanh")
+    assert report.findings[0].kind == "scale"
 
 
 @pytest.mark.parametrize("native", [False, True])
