@@ -128,7 +128,7 @@ def cotangents(problem: Problem, generator: np.random.Generator) -> list[Place]:
     if problem.rule.scalar:
         return []
     usual, point = cotangent(problem, generator), around(problem, generator, 0.1)
-    factor = min(1e6, *(math.sqrt(jnp.finfo(leaf.dtype).max) for leaf in problem.differentiated))
+    factor = min([1e6, *(math.sqrt(jnp.finfo(leaf.dtype).max) for leaf in problem.differentiated)])
     return [
         Place("cotangent of zeros", point, [0 * leaf for leaf in usual], "cotangent"),
         Place("large cotangent", point, [factor * leaf for leaf in usual], "cotangent"),
