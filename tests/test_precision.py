@@ -57,6 +57,7 @@ def test_products_are_in_the_narrow_dtype(point):
     assert all(of.count("xbf16>") == 2 for of in operands)
 
 
+@pytest.mark.usefixtures("nans_allowed")
 def test_layers_can_still_be_mapped(point):
     """Every layer is observed, and what is observed changes nothing."""
     optimizer = jaxnet.gradient_descent(0.1)
