@@ -15,7 +15,7 @@ from jaxnet.verify.report import Finding, Kind
 UNITS_IN_FLOAT64 = 1e4
 # In the user's own dtype every operation rounds, and there are as many ways to round as to write a formula.
 UNITS_IN_OWN_DTYPE = 32.0
-# In half precision that would be a tenth of the gradient and hide mistakes; right rules stay below 1 there.
+# In half precision 32 would be a tenth of the gradient and hide mistakes; right rules stay within 1 there.
 UNITS_IN_HALF_PRECISION = 8.0
 HALF = 1e-5  # a unit in the last place above this is that of half precision
 

@@ -22,7 +22,8 @@ class Steps(NamedTuple):
 class Slopes(NamedTuple):
     """For each leaf the least and the largest gradient right beside a point, and where they jump.
 
-    Between them means so far beyond them at most, relative to the largest: what bends, and what rounding does.
+    `slack` is how far outside the two a number still counts as between them, relative to the larger: it allows for the
+    bend of a smooth function and for rounding.
     """
 
     lowest: Leaves

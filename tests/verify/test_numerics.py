@@ -164,3 +164,14 @@ def test_autodiff_itself_passes_where_tanh_saturates(seed):
 def test_autodiff_itself_passes_at_large_logits(seed):
     args = normal(6, 4, seed=seed, scale=20), jnp.arange(6) % 4
     verify_gradient(cross_entropy, jax.grad(cross_entropy), *args, key=jax.random.key(seed)).raise_if_failed()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_point_and_cotangent_are_rounded_before_they_are_judged(dtype, key):
+    report = verify_vjp(lambda x: -x, lambda args, ct: (-ct,), normal(5, dtype=dtype), key=key, native=True)
+    assert report.leaves == {"[0]": 0}
+
+
+def test_large_cotangent_does_not_overflow_in_float16(key):
+    x = 0.1 * normal(500, dtype="float16")
+    verify_vjp(lambda x: x**3, lambda args, ct: (3 * ct * args[0] ** 2,), x, key=key, native=True).raise_if_failed()
