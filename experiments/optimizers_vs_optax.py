@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 import jaxnet
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PINK
+from experiments.specimens.optimizers.mistakes import OPTIMIZER_MISTAKES
+from experiments.specimens.optimizers.right import RIGHT_OPTIMIZERS
 from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
-from jaxnet.verify.optimizer_mistakes import OPTIMIZER_MISTAKES
-from jaxnet.verify.right_optimizers import RIGHT_OPTIMIZERS
 
 CLAIM = (
     "Every hand-written optimizer makes the updates of its counterpart in Optax and keeps the same state over 1000 "
@@ -117,11 +117,8 @@ def _stepper(factory: Factory, size: int) -> Callable[[int], None]:
 
 def judged(specimen: Any, key: jax.Array) -> tuple[bool, bool]:
     """Whether the verifier rejects the specimen, and whether it names what is planted in it."""
-    report = jaxnet.verify_optimizer(specimen.candidate, specimen.reference, specimen.params, key=key)
-    if report.passed:
-        return False, False
-    first = report.findings[0]
-    return True, first.kind == specimen.kind and specimen.says in first.explanation
+    report = specimen.case.verify(key)
+    return not report.passed, specimen.named_by(report)
 
 
 def run(options: Options, track: Track) -> Result:

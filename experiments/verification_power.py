@@ -21,11 +21,11 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, COLOURS, GREY, MARKERS, RED
+from experiments.specimens.gradients.mistakes import MISTAKES
+from experiments.specimens.gradients.right import RIGHT_RULES
+from experiments.specimens.specimen import Specimen
 from jaxnet.verify import Report, verify_vjp
 from jaxnet.verify.comparison import UNITS_IN_FLOAT64
-from jaxnet.verify.mistakes import MISTAKES
-from jaxnet.verify.right_rules import RIGHT_RULES
-from jaxnet.verify.specimen import Specimen
 
 CLAIM = (
     "Whatever the size of the weights, jaxnet.verify rejects every planted mistake and passes every right rule; it "
@@ -82,12 +82,12 @@ def _floats(tree: Any) -> list[bool]:
 def at_point(specimen: Specimen, scale: float, key: jax.Array) -> Case:
     """The specimen at a random point with weights of this scale."""
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    args = specimen.arguments(generator, scale)
+    args = specimen.case.arguments(generator, scale)
 
     def normal(leaf: Any) -> jax.Array:
         return jnp.asarray(generator.standard_normal(leaf.shape), leaf.dtype)
 
-    return Case(specimen, args, jax.tree.map(normal, jax.eval_shape(specimen.function, *args)), key)
+    return Case(specimen, args, jax.tree.map(normal, jax.eval_shape(specimen.case.function, *args)), key)
 
 
 # The other judges: each says whether it objects, and None where it cannot judge ---------------------------------------
@@ -104,7 +104,7 @@ def _raises(check: Callable[[], Any]) -> bool:
 
 def by_reverse_mode(case: Case) -> bool:
     """`check_grads` of a function whose `jax.custom_vjp` is the rule."""
-    function, backward = case.specimen.function, case.specimen.backward
+    function, backward = case.specimen.case.function, case.specimen.case.backward
 
     @jax.custom_vjp
     def with_rule(*args: Any) -> Any:
@@ -123,7 +123,7 @@ def by_forward_mode(case: Case) -> bool | None:
 
     What a rule adds without regard to the cotangent is lost in transposition, so that forward mode cannot see it.
     """
-    function, backward = case.specimen.function, case.specimen.backward
+    function, backward = case.specimen.case.function, case.specimen.case.backward
 
     @jax.custom_jvp
     def with_rule(*chosen: Any) -> Any:
@@ -153,8 +153,8 @@ def by_allclose(case: Case) -> bool:
         return found.shape == expected.shape and np.allclose(found.astype(float), expected.astype(float))
 
     def check() -> None:
-        answer = case.specimen.backward(case.args, case.cotangent)
-        expected = jax.vjp(case.specimen.function, *case.args)[1](case.cotangent)
+        answer = case.specimen.case.backward(case.args, case.cotangent)
+        expected = jax.vjp(case.specimen.case.function, *case.args)[1](case.cotangent)
         for i in case.chosen:
             agreement = jax.tree.map(close, _given_or_zero(answer, case.args, i), expected[i])
             assert all(jax.tree.leaves(agreement))
@@ -171,10 +171,10 @@ def by_differences(case: Case) -> tuple[bool, bool]:
     with jax.enable_x64(True):
         case = case.cast(np.float64)
         try:
-            answer = case.specimen.backward(case.args, case.cotangent)
+            answer = case.specimen.case.backward(case.args, case.cotangent)
             leaves = jax.tree.leaves([_given_or_zero(answer, case.args, i) for i in case.chosen])
             gradient = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves])
-            above, below, value = map(np.asarray, _values(case.specimen.function)(*case[1:3], case.chosen))
+            above, below, value = map(np.asarray, _values(case.specimen.case.function)(*case[1:3], case.chosen))
             central, one_sided = (
                 _relative(gradient, slopes) for slopes in ((above - below) / (2 * STEP), (above - value) / STEP)
             )
@@ -261,7 +261,7 @@ class Verdict(NamedTuple):
 def _judge(specimen: Specimen, scale: float, key: jax.Array) -> Verdict:
     point = at_point(specimen, scale, key)
     args = point.untouched().args
-    report = verify_vjp(specimen.function, specimen.backward, *args, key=key)
+    report = verify_vjp(specimen.case.function, specimen.case.backward, *args, key=key)
     objects = {JAXNET: not report.passed, **by_peers(point)}
     named = report.findings[0].kind if report.findings else None
     return Verdict(specimen, scale, objects, named, _units(specimen, report))

@@ -84,13 +84,6 @@ ORDER = [
     "verify.optimizers.verification",
     "verify.optimizers",
     "verify",
-    "verify.specimen",
-    "verify.subjects",
-    "verify.mistakes",
-    "verify.right_rules",
-    "verify.optimizer_specimen",
-    "verify.optimizer_mistakes",
-    "verify.right_optimizers",
 ]
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacfwd", "jacrev", "jacobian", "hessian",

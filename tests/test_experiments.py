@@ -19,7 +19,8 @@ from experiments import data, experiment, gradient_check, runner, verification_p
 from experiments.__main__ import app
 from experiments.experiment import Options, Result, at_least, at_most
 from experiments.gradient_check import NETWORKS
-from jaxnet.verify.specimen import Specimen
+from experiments.specimens.gradients.derivative import Derivative
+from experiments.specimens.specimen import Specimen
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
 LABELS = np.array([0, 1, 0, 1, 1, 0])
@@ -164,7 +165,8 @@ def test_every_judge_differentiates_by_the_rule_under_judgement(factor, key):
         x, weight = (scale * generator.standard_normal(shape) for shape in ((5, 4), (3, 4)))
         return jnp.asarray(x, "float32"), jnp.asarray(weight, "float32")
 
-    specimen = Specimen("dense: without bias", None, lambda x, weight: x @ weight.T, backward, arguments)
+    case = Derivative(lambda x, weight: x @ weight.T, backward, arguments)
+    specimen = Specimen("dense: without bias", None, case)
     judges = verification_power.by_peers(verification_power.at_point(specimen, 1.0, key))
     assert judges == dict.fromkeys(verification_power.JUDGES[1:], factor == 2.0)
 

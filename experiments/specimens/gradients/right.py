@@ -13,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnet import activations
-from jaxnet.activations import sigmoid, tanh
-from jaxnet.verify.specimen import Catalogue, Specimen, Subject
-from jaxnet.verify.subjects import (
+from experiments.specimens.gradients.derivative import Function
+from experiments.specimens.gradients.subjects import (
     ABSOLUTE_AT_ZERO,
     AFFINE,
     ATTENTION,
@@ -50,7 +48,6 @@ from jaxnet.verify.subjects import (
     at_least_float32,
     attention_rule,
     binary_cross_entropy_rule,
-    cast,
     classifier_rule,
     dense,
     dense_rule,
@@ -79,9 +76,18 @@ from jaxnet.verify.subjects import (
     uniform,
     weights,
 )
+from experiments.specimens.specimen import Catalogue, Rule, Specimen
+from jaxnet import activations
+from jaxnet.activations import sigmoid, tanh
 
 catalogue = Catalogue()
 right = catalogue.right
+
+
+def enter(function: Function, what: str, rule: Rule) -> None:
+    """Enter a rule that has a name already."""
+    catalogue.enter(f"{function.area}: {what}", None, function.case(rule))
+
 
 # Rules that the mistakes start from ----------------------------------------------------------------------------------
 
@@ -89,8 +95,8 @@ for subject, what, rule in (
     (DENSE, "a batch", dense_rule),
     (SQUARE_DENSE, "as many outputs as inputs", dense_rule),
     (DENSE._replace(arguments=lambda g, scale: (normal(g, 1, n_in), *layer(g, scale, 3, n_in))), "one row", dense_rule),
-    (cast(DENSE, jnp.bfloat16), "dense in bfloat16", dense_rule),
-    (cast(DENSE, jnp.float16), "dense in float16", dense_rule),
+    (DENSE.cast(jnp.bfloat16), "dense in bfloat16", dense_rule),
+    (DENSE.cast(jnp.float16), "dense in float16", dense_rule),
     (TANH_LAYER, "tanh layer", tanh_layer_rule),
     (SIGMOID_LAYER, "sigmoid layer", sigmoid_layer_rule),
     (AFFINE, "gain and shift", affine_rule),
@@ -110,7 +116,7 @@ for subject, what, rule in (
     (CLASSIFIER, "two layers and the cross-entropy", classifier_rule),
     (RECTIFIERS, "three layers with rectifiers", rectifiers_rule),
 ):
-    catalogue.enter(None, subject, what, rule)
+    enter(subject, what, rule)
 
 # Activations ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +127,7 @@ def enter_activation(activation: activations.Activation) -> None:
     def rule(ct, z):
         return (ct * activation.derivative(z if activation.reads == "input" else activation.value(z)),)
 
-    catalogue.enter(None, Subject("activation", activation.value, preactivations), activation.name, rule)
+    enter(Function("activation", activation.value, preactivations), activation.name, rule)
 
 
 for activation in (
@@ -175,8 +181,8 @@ def tanh_from_its_output(ct, z):
     return (ct * (1 - a * a),)
 
 
-catalogue.enter(None, cast(ORDINARY_TANH, jnp.bfloat16), "tanh from its output in bfloat16", tanh_from_its_output)
-catalogue.enter(None, cast(ORDINARY_TANH, jnp.float16), "tanh from its output in float16", tanh_from_its_output)
+enter(ORDINARY_TANH.cast(jnp.bfloat16), "tanh from its output in bfloat16", tanh_from_its_output)
+enter(ORDINARY_TANH.cast(jnp.float16), "tanh from its output in float16", tanh_from_its_output)
 
 
 # Kinks and ties ------------------------------------------------------------------------------------------------------
@@ -224,14 +230,14 @@ def pair(generator: np.random.Generator, scale: float) -> tuple[Array, Array]:
     return x, y.at[:, 0].set(x[:, 0])
 
 
-@right(of=Subject("reduction", jnp.maximum, pair))
+@right(of=Function("reduction", jnp.maximum, pair))
 def larger_of_two_with_ties_split(ct, x, y):
     """Each of two equals gets half."""
     share = jnp.where(x == y, 0.5, x > y).astype(ct.dtype)
     return ct * share, ct * (1 - share)
 
 
-@right(of=Subject("reduction", jnp.minimum, pair))
+@right(of=Function("reduction", jnp.minimum, pair))
 def smaller_of_two_with_ties_to_the_first(ct, x, y):
     """The first of two equals gets all."""
     return jnp.where(x <= y, ct, 0), jnp.where(x <= y, 0, ct)
@@ -248,7 +254,7 @@ def windows_with_ties(generator: np.random.Generator, scale: float) -> tuple[Arr
     return (x.at[:, 1].set(x[:, 0]),)
 
 
-@right(of=Subject("reduction", max_pool, windows_with_ties))
+@right(of=Function("reduction", max_pool, windows_with_ties))
 def max_pooling_with_ties_split(ct, x):
     """All winners of a window get the same share."""
     windows = x.reshape(len(x), -1, 2)
@@ -256,7 +262,7 @@ def max_pooling_with_ties_split(ct, x):
     return ((ct[..., None] * winners / winners.sum(axis=-1, keepdims=True)).reshape(x.shape),)
 
 
-@right(of=Subject("reduction", max_pool, windows_with_ties))
+@right(of=Function("reduction", max_pool, windows_with_ties))
 def max_pooling_with_ties_to_the_first(ct, x):
     """The first winner of a window gets everything."""
     first = x.reshape(len(x), -1, 2).argmax(axis=-1)
@@ -278,7 +284,7 @@ def sequences(ct, x, W, b):
     return ct @ W, jnp.einsum("smi,smj->ij", ct, x), ct.sum(axis=(0, 1))
 
 
-@right(of=cast(DENSE, jnp.bfloat16))
+@right(of=DENSE.cast(jnp.bfloat16))
 def dense_in_bfloat16_summed_in_float32(ct, x, W, b):
     """Products and sums in float32, rounded once at the end."""
     dx, dW, db = dense_rule(at_least_float32(ct), at_least_float32(x), at_least_float32(W), b)
@@ -298,7 +304,7 @@ def duplicated_column(generator: np.random.Generator, scale: float) -> tuple:
     return x.at[:, 1].set(x[:, 0]), W, b
 
 
-def inputs_times(factor: float) -> Subject:
+def inputs_times(factor: float) -> Function:
     """The tanh layer at inputs times a factor and weights divided by it."""
 
     def arguments(generator: np.random.Generator, scale: float) -> tuple:
@@ -308,9 +314,9 @@ def inputs_times(factor: float) -> Subject:
     return TANH_LAYER._replace(arguments=arguments)
 
 
-catalogue.enter(None, DENSE._replace(arguments=duplicated_column), "rank-deficient inputs", dense_rule)
-catalogue.enter(None, inputs_times(1e8), "inputs of 1e8", tanh_layer_rule)
-catalogue.enter(None, inputs_times(1e-8), "inputs of 1e-8", tanh_layer_rule)
+enter(DENSE._replace(arguments=duplicated_column), "rank-deficient inputs", dense_rule)
+enter(inputs_times(1e8), "inputs of 1e8", tanh_layer_rule)
+enter(inputs_times(1e-8), "inputs of 1e-8", tanh_layer_rule)
 
 
 def tanh_example(x, W, b):
@@ -318,7 +324,7 @@ def tanh_example(x, W, b):
     return jnp.tanh(W @ x + b)
 
 
-@right(of=Subject("batching", jax.vmap(tanh_example, (0, None, None)), DENSE.arguments))
+@right(of=Function("batching", jax.vmap(tanh_example, (0, None, None)), DENSE.arguments))
 def mapped_over_the_batch(ct, x, W, b):
     """The rule of one example, mapped; the parameters' gradients are summed afterwards."""
 
@@ -338,8 +344,8 @@ LARGE_LOGITS = SOFTMAX_CROSS_ENTROPY._replace(
 LARGE_BINARY_LOGITS = BINARY_CROSS_ENTROPY._replace(
     arguments=lambda g, scale: (uniform(g, -1000.0, 1000.0, m, n_out), labels(g, 2, m, n_out))
 )
-catalogue.enter(None, LARGE_LOGITS, "softmax cross-entropy of logits up to 1000", softmax_cross_entropy_rule)
-catalogue.enter(None, LARGE_BINARY_LOGITS, "binary cross-entropy of logits up to 1000", binary_cross_entropy_rule)
+enter(LARGE_LOGITS, "softmax cross-entropy of logits up to 1000", softmax_cross_entropy_rule)
+enter(LARGE_BINARY_LOGITS, "binary cross-entropy of logits up to 1000", binary_cross_entropy_rule)
 
 
 def hinge(z, y):
@@ -347,7 +353,7 @@ def hinge(z, y):
     return jnp.maximum(0, 1 - y * z).mean()
 
 
-@right(of=Subject("loss", hinge, lambda g, scale: (normal(g, m, scale=scale), 2 * labels(g, 2, m) - 1)))
+@right(of=Function("loss", hinge, lambda g, scale: (normal(g, m, scale=scale), 2 * labels(g, 2, m) - 1)))
 def hinge_loss(ct, z, y):
     """-y within the margin."""
     return jnp.where(y * z < 1, -ct * y, 0) / len(y), None
@@ -355,7 +361,7 @@ def hinge_loss(ct, z, y):
 
 # Reductions ----------------------------------------------------------------------------------------------------------
 
-ROWS = Subject("reduction", jnp.sum, lambda g, scale: (normal(g, m, n_in, scale=scale),))
+ROWS = Function("reduction", jnp.sum, lambda g, scale: (normal(g, m, n_in, scale=scale),))
 
 
 @right(of=ROWS)
@@ -457,7 +463,7 @@ def batch_norm(x):
     return (x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-5)
 
 
-@right(of=Subject("normalization", batch_norm, lambda g, scale: (normal(g, 6, n_in),)))
+@right(of=Function("normalization", batch_norm, lambda g, scale: (normal(g, 6, n_in),)))
 def batch_normalization(ct, x):
     """x acts on its own output, on the mean and on the variance of its feature."""
     deviation = jnp.sqrt(x.var(axis=0) + 1e-5)
@@ -478,7 +484,7 @@ def repeated_words(generator: np.random.Generator, scale: float) -> tuple:
     return weights(generator, scale, 7, n_in), jnp.asarray([[3, 1, 3], [0, 3, 6]], jnp.int32)
 
 
-@right(of=Subject("indexing", embedding, repeated_words))
+@right(of=Function("indexing", embedding, repeated_words))
 def embedding_lookup(ct, table, words):
     """Each row is the sum over the occurrences of its word; an index has no gradient."""
     return jnp.zeros_like(table).at[words].add(ct), None
@@ -500,7 +506,7 @@ def convolve(x, kernel):
     return jnp.convolve(x, kernel, mode="valid")
 
 
-@right(of=Subject("convolution", convolve, lambda g, scale: (normal(g, 9), normal(g, 3, scale=scale))))
+@right(of=Function("convolution", convolve, lambda g, scale: (normal(g, 9), normal(g, 3, scale=scale))))
 def convolution(ct, x, kernel):
     """By x a correlation with the kernel, by the kernel a correlation with x."""
     windows = x[jnp.arange(len(ct))[:, None] + jnp.arange(len(kernel))]
@@ -512,7 +518,7 @@ def channels(x, kernel):
     return jax.lax.conv(x, kernel, (1,), "VALID")
 
 
-@right(of=Subject("convolution", channels, lambda g, scale: (normal(g, 2, 3, 7), normal(g, 4, 3, 2, scale=scale))))
+@right(of=Function("convolution", channels, lambda g, scale: (normal(g, 2, 3, 7), normal(g, 4, 3, 2, scale=scale))))
 def convolution_layer(ct, x, kernel):
     """Each offset in the kernel is a dense layer on a shifted x."""
     length, offsets = ct.shape[-1], range(kernel.shape[-1])
@@ -528,21 +534,21 @@ def well_conditioned(generator: np.random.Generator, scale: float) -> tuple[Arra
     return (scale * (2 * jnp.eye(n_in, dtype=jnp.float32) + 0.2 * normal(generator, n_in, n_in)),)
 
 
-@right(of=Subject("linear algebra", jnp.linalg.inv, well_conditioned))
+@right(of=Function("linear algebra", jnp.linalg.inv, well_conditioned))
 def inverse(ct, A):
     """-A⁻ᵀ ct A⁻ᵀ."""
     transposed = jnp.linalg.inv(A).T
     return (-transposed @ ct @ transposed,)
 
 
-@right(of=Subject("linear algebra", jnp.linalg.solve, lambda g, scale: (*well_conditioned(g, scale), normal(g, n_in))))
+@right(of=Function("linear algebra", jnp.linalg.solve, lambda g, scale: (*well_conditioned(g, scale), normal(g, n_in))))
 def solution_of_linear_equations(ct, A, b):
     """A solution with Aᵀ by b, and its outer product with the solution by A."""
     db = jnp.linalg.solve(A.T, ct)
     return -jnp.outer(db, jnp.linalg.solve(A, b)), db
 
 
-@right(of=Subject("linear algebra", lambda A: jnp.linalg.slogdet(A)[1], well_conditioned))
+@right(of=Function("linear algebra", lambda A: jnp.linalg.slogdet(A)[1], well_conditioned))
 def logarithm_of_the_determinant(ct, A):
     """A⁻ᵀ."""
     return (ct * jnp.linalg.inv(A).T,)
@@ -556,57 +562,57 @@ def positive(generator: np.random.Generator, scale: float) -> tuple[Array]:
     return (uniform(generator, 0.5 * scale, 2.0 * scale, m, n_in),)
 
 
-@right(of=Subject("elementary", jnp.sqrt, positive))
+@right(of=Function("elementary", jnp.sqrt, positive))
 def square_root(ct, x):
     """1/(2√x)."""
     return (ct / (2 * jnp.sqrt(x)),)
 
 
-@right(of=Subject("elementary", jnp.exp, positive))
+@right(of=Function("elementary", jnp.exp, positive))
 def exponential(ct, x):
     """Its own derivative."""
     return (ct * jnp.exp(x),)
 
 
-@right(of=Subject("elementary", jnp.log, positive))
+@right(of=Function("elementary", jnp.log, positive))
 def logarithm(ct, x):
     """1/x."""
     return (ct / x,)
 
 
-@right(of=Subject("elementary", lambda x: x**3, positive))
+@right(of=Function("elementary", lambda x: x**3, positive))
 def cube(ct, x):
     """3x²."""
     return (3 * ct * x * x,)
 
 
-@right(of=Subject("elementary", jnp.power, lambda g, scale: (*positive(g, scale), uniform(g, 0.5, 2.0, n_in))))
+@right(of=Function("elementary", jnp.power, lambda g, scale: (*positive(g, scale), uniform(g, 0.5, 2.0, n_in))))
 def power(ct, x, exponent):
     """By the base and, summed over the rows that share it, by the exponent."""
     by_exponent = ct * x**exponent * jnp.log(x)
     return ct * exponent * x ** (exponent - 1), by_exponent.sum(axis=0)
 
 
-@right(of=Subject("elementary", jnp.divide, lambda g, scale: (normal(g, m, n_in), *positive(g, scale))))
+@right(of=Function("elementary", jnp.divide, lambda g, scale: (normal(g, m, n_in), *positive(g, scale))))
 def quotient(ct, x, y):
     """1/y and -x/y²."""
     return ct / y, -ct * x / y**2
 
 
-@right(of=Subject("elementary", lambda x: jnp.log1p(jnp.expm1(x) ** 2), positive))
+@right(of=Function("elementary", lambda x: jnp.log1p(jnp.expm1(x) ** 2), positive))
 def reformulated_with_expm1(ct, x):
     """2u(u + 1)/(1 + u²) with u = e^x - 1; divided by u² where u is large, so that no square overflows."""
     u = jnp.expm1(x)
     return (ct * 2 * jnp.where(u < 1, u * (u + 1) / (1 + u**2), (1 + 1 / u) / (1 + 1 / u**2)),)
 
 
-@right(of=Subject("elementary", jnp.sin, lambda g, scale: (normal(g, m, n_in, scale=scale),)))
+@right(of=Function("elementary", jnp.sin, lambda g, scale: (normal(g, m, n_in, scale=scale),)))
 def sine_by_a_shift(ct, x):
     """cos x = 1 - 2 sin²(x/2)."""
     return (ct * (1 - 2 * jnp.sin(x / 2) ** 2),)
 
 
-@right(of=Subject("elementary", jax.lax.erf, lambda g, scale: (normal(g, m, n_in, scale=scale),)))
+@right(of=Function("elementary", jax.lax.erf, lambda g, scale: (normal(g, m, n_in, scale=scale),)))
 def error_function(ct, x):
     """2/√π e^(-x²)."""
     return (ct * (2 / math.sqrt(math.pi)) * jnp.exp(-x * x),)
@@ -634,7 +640,7 @@ def bias_free(generator: np.random.Generator, scale: float) -> tuple:
     return x, Dense(W, None)
 
 
-@right(of=Subject("dense", named_layer, bias_free))
+@right(of=Function("dense", named_layer, bias_free))
 def named_parameters_without_a_bias(ct, x, parameters):
     """None where the parameters have None."""
     return ct @ parameters.W, Dense(ct.T @ x, None)
@@ -658,7 +664,7 @@ def nested_arguments(generator: np.random.Generator, scale: float) -> tuple:
     return {"layers": layers, "unused": unused, "none": None}, {"x": normal(generator, m, n_in), "mask": None}
 
 
-@right(of=Subject("composition", nested, nested_arguments))
+@right(of=Function("composition", nested, nested_arguments))
 def nested_dictionaries_with_none(ct, parameters, inputs):
     """Every gradient in the place of its argument."""
     first, second = parameters["layers"]
@@ -675,13 +681,13 @@ def dropout(a, key):
     return jnp.where(jax.random.bernoulli(key, jnp.float32(0.8), a.shape), a / 0.8, 0)
 
 
-@right(of=Subject("composition", dropout, lambda g, scale: (normal(g, m, n_in, scale=scale), jax.random.key(3))))
+@right(of=Function("composition", dropout, lambda g, scale: (normal(g, m, n_in, scale=scale), jax.random.key(3))))
 def dropout_with_an_explicit_key(ct, a, key):
     """The same mask again; a key has no gradient."""
     return dropout(ct, key), None
 
 
-@right(of=Subject("composition", dropout, lambda g, scale: (normal(g, m, n_in), jax.random.PRNGKey(4))))
+@right(of=Function("composition", dropout, lambda g, scale: (normal(g, m, n_in), jax.random.PRNGKey(4))))
 def dropout_with_a_key_of_integers(ct, a, key):
     """The same mask again, from a key of the older sort."""
     return dropout(ct, key), None
@@ -693,7 +699,7 @@ def selected(x, W, b, training):
     return jnp.where(training, jax.nn.sigmoid(z), z)
 
 
-@right(of=Subject("dense", selected, lambda g, scale: (*DENSE.arguments(g, scale), jnp.asarray(True))))
+@right(of=Function("dense", selected, lambda g, scale: (*DENSE.arguments(g, scale), jnp.asarray(True))))
 def flag_among_the_arguments(ct, x, W, b, training):
     """A Boolean has no gradient."""
     delta = jnp.where(training, ct * sigmoid.derivative(dense(x, W, b)), ct)

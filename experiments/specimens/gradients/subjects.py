@@ -9,15 +9,13 @@ number for a cost. A layer computes z = x Wᵀ + b for a batch x of rows. Everyt
 which are multiplied by the scale under judgement.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.specimens.gradients.derivative import Function
 from jaxnet.activations import sigmoid, silu, softplus, tanh
-from jaxnet.verify.specimen import Subject
 
 m, n_in, n_hidden, n_out = 5, 4, 3, 2
 
@@ -49,18 +47,6 @@ def layer(generator: np.random.Generator, scale: float, n_out: int, n_in: int) -
     return weights(generator, scale, n_out, n_in), normal(generator, n_out)
 
 
-def cast(subject: Subject, dtype: Any, area: str = "dtype") -> Subject:
-    """The same function of arguments in another floating-point type."""
-
-    def convert(argument: Any) -> Any:
-        return argument.astype(dtype) if jnp.issubdtype(argument.dtype, jnp.floating) else argument
-
-    def arguments(generator: np.random.Generator, scale: float) -> tuple:
-        return jax.tree.map(convert, subject.arguments(generator, scale))
-
-    return subject._replace(area=area, arguments=arguments)
-
-
 def at_least_float32(array: Array) -> Array:
     """The array in float32 if it has half precision, else as it is."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
@@ -79,10 +65,10 @@ def dense_rule(ct, x, W, b):
     return ct @ W, ct.T @ x, ct.sum(axis=0)
 
 
-DENSE = Subject("dense", dense, lambda g, scale: (normal(g, m, n_in), *layer(g, scale, n_hidden, n_in)))
+DENSE = Function("dense", dense, lambda g, scale: (normal(g, m, n_in), *layer(g, scale, n_hidden, n_in)))
 SQUARE_DENSE = DENSE._replace(arguments=lambda g, scale: (normal(g, m, n_in), *layer(g, scale, n_in, n_in)))
 SQUARE_BATCH = DENSE._replace(arguments=lambda g, scale: (normal(g, n_in, n_in), *layer(g, scale, n_in, n_in)))
-SEQUENCES = Subject("batching", dense, lambda g, scale: (normal(g, 2, m, n_in), *layer(g, scale, n_hidden, n_in)))
+SEQUENCES = Function("batching", dense, lambda g, scale: (normal(g, 2, m, n_in), *layer(g, scale, n_hidden, n_in)))
 
 
 def tanh_layer(x, W, b):
@@ -105,8 +91,8 @@ def sigmoid_layer_rule(ct, x, W, b):
     return dense_rule(ct * sigmoid.derivative(dense(x, W, b)), x, W, b)
 
 
-TANH_LAYER = Subject("activation", tanh_layer, DENSE.arguments)
-SIGMOID_LAYER = Subject("activation", sigmoid_layer, DENSE.arguments)
+TANH_LAYER = Function("activation", tanh_layer, DENSE.arguments)
+SIGMOID_LAYER = Function("activation", sigmoid_layer, DENSE.arguments)
 
 
 def affine(x, gain, shift):
@@ -139,9 +125,9 @@ def tempered_rule(ct, z, temperature):
     return ct / temperature, -(ct * z).sum() / temperature**2
 
 
-AFFINE = Subject("batching", affine, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_in), normal(g, n_in)))
-ROW_OFFSETS = Subject("batching", row_offsets, lambda g, scale: (normal(g, m, n_in, scale=scale), normal(g, m, 1)))
-TEMPERED = Subject("batching", tempered, lambda g, scale: (normal(g, m, n_in, scale=scale), uniform(g, 0.5, 2.0)))
+AFFINE = Function("batching", affine, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_in), normal(g, n_in)))
+ROW_OFFSETS = Function("batching", row_offsets, lambda g, scale: (normal(g, m, n_in, scale=scale), normal(g, m, 1)))
+TEMPERED = Function("batching", tempered, lambda g, scale: (normal(g, m, n_in, scale=scale), uniform(g, 0.5, 2.0)))
 
 
 def gated(x, W, V):
@@ -192,14 +178,14 @@ def attention_rule(ct, q, k, v):
     return d_scores @ k, d_scores.T @ q, p.T @ ct
 
 
-GATED = Subject(
+GATED = Function(
     "composition",
     gated,
     lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_hidden, n_in), weights(g, scale, n_hidden, n_in)),
 )
-TIED = Subject("composition", tied, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_hidden, n_in)))
-RESIDUAL = Subject("composition", residual, SQUARE_DENSE.arguments)
-ATTENTION = Subject(
+TIED = Function("composition", tied, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_hidden, n_in)))
+RESIDUAL = Function("composition", residual, SQUARE_DENSE.arguments)
+ATTENTION = Function(
     "composition",
     attention,
     lambda g, scale: (normal(g, m, n_hidden, scale=scale), normal(g, 4, n_hidden), normal(g, 4, n_out)),
@@ -253,19 +239,19 @@ def softmax_rule(ct, z):
     return (p * (p[..., None, :] * differences).sum(axis=-1),)
 
 
-SIGMOID = Subject("activation", jax.nn.sigmoid, preactivations)
-TANH = Subject("activation", jnp.tanh, preactivations)
-SCALED_TANH = Subject("activation", scaled_tanh, preactivations)
-SILU = Subject("activation", silu.value, preactivations)
-SOFTPLUS = Subject("activation", softplus.value, preactivations)
-RELU = Subject("activation", jax.nn.relu, preactivations)
-RELU_AT_ZERO = Subject("activation", rectified, with_zeros)
-ABSOLUTE_AT_ZERO = Subject("activation", jnp.abs, with_zeros)
-CLIPPED = Subject("activation", clipped, preactivations)
-SOFTMAX = Subject("activation", softmax, preactivations)
-LOG_SOFTMAX = Subject("activation", jax.nn.log_softmax, preactivations)
-LOG_SIGMOID = Subject("activation", jax.nn.log_sigmoid, preactivations)
-PLAIN_SIGMOID_NEAR_20 = Subject("activation", plain_sigmoid, lambda g, scale: (uniform(g, 19.0, 21.0, m, n_hidden),))
+SIGMOID = Function("activation", jax.nn.sigmoid, preactivations)
+TANH = Function("activation", jnp.tanh, preactivations)
+SCALED_TANH = Function("activation", scaled_tanh, preactivations)
+SILU = Function("activation", silu.value, preactivations)
+SOFTPLUS = Function("activation", softplus.value, preactivations)
+RELU = Function("activation", jax.nn.relu, preactivations)
+RELU_AT_ZERO = Function("activation", rectified, with_zeros)
+ABSOLUTE_AT_ZERO = Function("activation", jnp.abs, with_zeros)
+CLIPPED = Function("activation", clipped, preactivations)
+SOFTMAX = Function("activation", softmax, preactivations)
+LOG_SOFTMAX = Function("activation", jax.nn.log_softmax, preactivations)
+LOG_SIGMOID = Function("activation", jax.nn.log_sigmoid, preactivations)
+PLAIN_SIGMOID_NEAR_20 = Function("activation", plain_sigmoid, lambda g, scale: (uniform(g, 19.0, 21.0, m, n_hidden),))
 
 # Losses --------------------------------------------------------------------------------------------------------------
 
@@ -313,14 +299,16 @@ def softmax_cross_entropy_rule(ct, z, y):
     return ct * jnp.where(is_label, -others.sum(axis=-1, keepdims=True), others) / len(y), None
 
 
-SQUARED_ERROR = Subject("loss", squared_error, lambda g, scale: (normal(g, m, n_out, scale=scale), normal(g, m, n_out)))
-TEXTBOOK_CROSS_ENTROPY = Subject(
+SQUARED_ERROR = Function(
+    "loss", squared_error, lambda g, scale: (normal(g, m, n_out, scale=scale), normal(g, m, n_out))
+)
+TEXTBOOK_CROSS_ENTROPY = Function(
     "loss", textbook_cross_entropy, lambda g, scale: (uniform(g, 0.05, 0.95, m, n_out), labels(g, 2, m, n_out))
 )
-BINARY_CROSS_ENTROPY = Subject(
+BINARY_CROSS_ENTROPY = Function(
     "loss", binary_cross_entropy, lambda g, scale: (normal(g, m, n_out, scale=scale), labels(g, 2, m, n_out))
 )
-SOFTMAX_CROSS_ENTROPY = Subject(
+SOFTMAX_CROSS_ENTROPY = Function(
     "loss", softmax_cross_entropy, lambda g, scale: (normal(g, m, n_hidden, scale=scale), labels(g, n_hidden, m))
 )
 
@@ -343,7 +331,7 @@ def layer_norm_rule(ct, x, gain):
     return (d_x_hat - through_mean - through_variance) / deviation, (ct * x_hat).sum(axis=0)
 
 
-LAYER_NORM = Subject("normalization", layer_norm, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_in)))
+LAYER_NORM = Function("normalization", layer_norm, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_in)))
 
 # Networks ------------------------------------------------------------------------------------------------------------
 
@@ -387,7 +375,7 @@ def classifier_rule(ct, x, W1, b1, W2, b2, y):
     return dx, dW1, db1, dW2, db2, None
 
 
-REGRESSOR = Subject(
+REGRESSOR = Function(
     "composition",
     regressor,
     lambda g, scale: (*network_arguments(g, scale, n_in, n_hidden, n_out), normal(g, m, n_out)),
@@ -395,7 +383,7 @@ REGRESSOR = Subject(
 SQUARE_REGRESSOR = REGRESSOR._replace(
     arguments=lambda g, scale: (*network_arguments(g, scale, 4, 4, 4), normal(g, m, 4)),
 )
-CLASSIFIER = Subject(
+CLASSIFIER = Function(
     "composition",
     classifier,
     lambda g, scale: (*network_arguments(g, scale, n_in, n_hidden, n_out), labels(g, 2, m, n_out)),
@@ -428,4 +416,4 @@ def rectifiers_arguments(generator: np.random.Generator, scale: float) -> tuple:
     return normal(generator, m, 4), W1, b1, W2, b2, weights(generator, scale, n_out, 4)
 
 
-RECTIFIERS = Subject("composition", rectifiers, rectifiers_arguments)
+RECTIFIERS = Function("composition", rectifiers, rectifiers_arguments)

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-from jaxnet import optimizers
-from jaxnet.verify.optimizer_specimen import (
+from experiments.specimens.optimizers.subjects import (
     ADAGRAD,
     ADAM,
     ADAMAX,
@@ -23,16 +22,16 @@ from jaxnet.verify.optimizer_specimen import (
     NESTEROV,
     RMSPROP,
     RMSPROP_WITH_MOMENTUM,
-    Catalogue,
-    Specimen,
+    OptimizerPair,
     adam,
     averages,
     corrected,
     heavy_ball,
     nesterov,
-    words,
 )
-from jaxnet.verify.optimizers import from_step
+from experiments.specimens.specimen import Catalogue, Specimen, words
+from jaxnet import optimizers
+from jaxnet.verify import from_step
 
 catalogue = Catalogue()
 right = catalogue.right
@@ -64,7 +63,7 @@ for name, own, other in (
     ("adamax", optimizers.adamax, optax.adamax),
     ("lion", optimizers.lion, optax.lion),
 ):
-    catalogue.enter(f"{name}: this library's", None, "", own, other)
+    catalogue.enter(f"{name}: this library's", None, OptimizerPair(own, other))
 
 for name, options in (
     ("eps outside the root", {"eps_in_sqrt": False}),
@@ -75,7 +74,7 @@ for name, options in (
     ("started at 1", {"initial_scale": 1.0}),
 ):
     own, other = (with_options(factory, **options) for factory in (optimizers.rmsprop, optax.rmsprop))
-    catalogue.enter(f"rmsprop: this library's {name}", None, "", own, other)
+    catalogue.enter(f"rmsprop: this library's {name}", None, OptimizerPair(own, other))
 
 PAPER: Any = {"bias_correction_mu": False, "bias_correction_nu": False}
 MASK: Any = {"mask": {"weight": True, "bias": False}, "weight_decay": 0.1}
@@ -93,7 +92,7 @@ for name, own, other in (
     ("adam: a chain", optax.chain(optax.scale_by_adam(), optax.scale(-0.01)), optax.adam(0.01)),
     ("adam: hyperparameters in the state", optax.inject_hyperparams(optax.adam)(0.01), optax.adam(0.01)),
 ):
-    catalogue.enter(name, None, "", own, other)
+    catalogue.enter(name, None, OptimizerPair(own, other))
 
 # By hand -------------------------------------------------------------------------------------------------------------
 
@@ -148,13 +147,13 @@ def power_of_b1_in_the_state(g, m, v, p, t, alpha, b1, b2, eps):
 NESTED = {"layers": [{"W": jnp.ones((2, 2, 2)), "b": jnp.zeros(1)}, (jnp.ones(3), jnp.float32(0.5))], "none": None}
 
 
-@right(of=ADAM, params=NESTED)
+@right(of=ADAM._replace(params=NESTED))
 def nested_parameters(g, m, v, t, alpha, b1, b2, eps):
     """Dictionaries, lists and tuples, a number among them."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
 
 
-@right(of=ADAM, params=jnp.float32(2.0))
+@right(of=ADAM._replace(params=jnp.float32(2.0)))
 def one_number(g, m, v, t, alpha, b1, b2, eps):
     """Parameters that are a number."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
@@ -327,19 +326,19 @@ def step_in_numpy_with_moments_in_place(params, gradients, state):
     return after, Moments(t, m, v)
 
 
-catalogue.enter("adam: state in a dictionary", None, "", state_in_a_dictionary, optax.adam)
+catalogue.enter("adam: state in a dictionary", None, OptimizerPair(state_in_a_dictionary, optax.adam))
 for step in (step_in_jax, step_in_numpy, step_in_numpy_in_place, step_in_numpy_with_moments_in_place):
-    catalogue.enter(f"adam: {words(step)}", None, "", from_step(start, step), optax.adam(0.01))
+    catalogue.enter(f"adam: {words(step)}", None, OptimizerPair(from_step(start, step), optax.adam(0.01)))
 
 # Other parameters ----------------------------------------------------------------------------------------------------
 
 for dtype in ("bfloat16", "float16"):
     params = {"weight": jnp.linspace(-1, 1, 6, dtype=dtype).reshape(2, 3), "bias": jnp.ones(3, dtype)}
     for name, own, other in (("adam", optimizers.adam, optax.adam), ("heavy ball", optimizers.heavy_ball, heavy_ball)):
-        catalogue.enter(f"{name}: this library's in {dtype}", None, "", own, other, params)
+        catalogue.enter(f"{name}: this library's in {dtype}", None, OptimizerPair(own, other, params))
 
 MIXED = {"weight": jnp.linspace(-1, 1, 6, dtype="bfloat16"), "bias": jnp.ones(3, "float32")}
-catalogue.enter("adamw: this library's in mixed precision", None, "", optimizers.adamw, optax.adamw, MIXED)
-catalogue.enter("adam: itself", None, "", optax.adam, optax.adam)
+catalogue.enter("adamw: this library's in mixed precision", None, OptimizerPair(optimizers.adamw, optax.adamw, MIXED))
+catalogue.enter("adam: itself", None, OptimizerPair(optax.adam, optax.adam))
 
 RIGHT_OPTIMIZERS: tuple[Specimen, ...] = tuple(catalogue.specimens)

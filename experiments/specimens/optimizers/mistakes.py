@@ -12,8 +12,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-from jaxnet import optimizers
-from jaxnet.verify.optimizer_specimen import (
+from experiments.specimens.optimizers.subjects import (
     ADAGRAD,
     ADAM,
     ADAMAX,
@@ -27,14 +26,14 @@ from jaxnet.verify.optimizer_specimen import (
     NESTEROV,
     RMSPROP,
     RMSPROP_WITH_MOMENTUM,
-    Catalogue,
-    Specimen,
+    OptimizerPair,
     adam,
     averages,
     corrected,
-    words,
 )
-from jaxnet.verify.optimizers import from_step
+from experiments.specimens.specimen import Catalogue, Specimen, words
+from jaxnet import optimizers
+from jaxnet.verify import from_step
 
 catalogue = Catalogue()
 planted = catalogue.planted
@@ -172,13 +171,13 @@ def weights_of_m_exchanged(g, m, v, t, alpha, b1, b2, eps):
     return -alpha * m_hat / (jnp.sqrt(v_hat) + eps), m, v
 
 
-@planted("convention", "β₂ is 0.99", of=ADAM, b2=0.99)
+@planted("convention", "β₂ is 0.99", of=ADAM.with_defaults(b2=0.99))
 def b2_of_0_99_by_default(g, m, v, t, alpha, b1, b2, eps):
     """Another default."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
 
 
-@planted("convention", "ε is 1e-07", of=ADAM, eps=1e-7)
+@planted("convention", "ε is 1e-07", of=ADAM.with_defaults(eps=1e-7))
 def eps_of_1e_7_by_default(g, m, v, t, alpha, b1, b2, eps):
     """Keras's default."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
@@ -324,7 +323,7 @@ def direction_of_the_step_before(g, m, v, d, t, alpha, b1, b2, eps):
     return alpha * d, m, v, direction
 
 
-@planted("convention", "two things differ", of=ADAM, eps=1e-7)
+@planted("convention", "two things differ", of=ADAM.with_defaults(eps=1e-7))
 def as_in_keras(g, m, v, t, alpha, b1, b2, eps):
     """ε is 1e-7, and added before bias correction."""
     return eps_before_the_correction(g, m, v, t, alpha, b1, b2, eps)
@@ -393,7 +392,7 @@ def around(kind: str, says: str = "") -> Callable[[Any], Any]:
 
             return GradientTransformation(right.init, update)  # pyright: ignore[reportArgumentType]
 
-        catalogue.enter(f"adam: {words(spoil)}", kind, says, make, optax.adam)
+        catalogue.enter(f"adam: {words(spoil)}", kind, OptimizerPair(make, optax.adam), says)
         return spoil
 
     return register
@@ -483,10 +482,13 @@ def state_that_grows(learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps
     return GradientTransformation(lambda params: {"moments": right.init(params)}, update)  # pyright: ignore[reportArgumentType]
 
 
-catalogue.enter("adam: state that grows", "structure", "", state_that_grows, optax.adam)
-catalogue.enter("adam: counter in python", "impure", "", counter_in_python, optax.adam)
+catalogue.enter("adam: state that grows", "structure", OptimizerPair(state_that_grows, optax.adam))
+catalogue.enter("adam: counter in python", "impure", OptimizerPair(counter_in_python, optax.adam))
 catalogue.enter(
-    "adam: schedule read after the count", "convention", "one step early", schedule_read_after_the_count, optax.adam
+    "adam: schedule read after the count",
+    "convention",
+    OptimizerPair(schedule_read_after_the_count, optax.adam),
+    "one step early",
 )
 
 
@@ -511,9 +513,8 @@ def numpy_with_eps_inside(params, gradients, state):
 catalogue.enter(
     f"adam: {words(numpy_with_eps_inside)}",
     "convention",
+    OptimizerPair(from_step(start, numpy_with_eps_inside), optax.adam(0.01)),
     "ε is inside the square root",
-    from_step(start, numpy_with_eps_inside),
-    optax.adam(0.01),
 )
 
 # Adam's kin ----------------------------------------------------------------------------------------------------------
@@ -545,7 +546,7 @@ def weight_decay_that_grows(g, m, v, t, alpha, b1, b2, eps, weight_decay, theta)
     return update + alpha * weight_decay * theta, m, v
 
 
-@planted("convention", "weight decay λ is 0.01", of=ADAMW, weight_decay=0.01)
+@planted("convention", "weight decay λ is 0.01", of=ADAMW.with_defaults(weight_decay=0.01))
 def weight_decay_of_0_01_by_default(g, m, v, t, alpha, b1, b2, eps, weight_decay, theta):
     """PyTorch's default."""
     update, m, v = adam(g, m, v, t, alpha, b1, b2, eps)
@@ -681,7 +682,7 @@ def decay_means_the_weight_of_the_square(g, s, alpha, decay, eps):
     return -alpha * g / jnp.sqrt(s + eps), s
 
 
-@planted("convention", "β₂ is 0.99", of=RMSPROP, decay=0.99)
+@planted("convention", "β₂ is 0.99", of=RMSPROP.with_defaults(decay=0.99))
 def decay_of_0_99_by_default(g, s, alpha, decay, eps):
     """PyTorch's default."""
     s = decay * s + (1 - decay) * g**2
@@ -805,9 +806,8 @@ def step_ahead_without_the_gradient(g, v, alpha, momentum):
 catalogue.enter(
     "momentum: a velocity of another size under the same name",
     "convention",
+    OptimizerPair(optimizers.heavy_ball(0.01, 0.9), optimizers.momentum(0.1, 0.9)),
     "another form of the same rule",
-    optimizers.heavy_ball(0.01, 0.9),
-    optimizers.momentum(0.1, 0.9),
 )
 
 OPTIMIZER_MISTAKES: tuple[Specimen, ...] = tuple(catalogue.specimens)

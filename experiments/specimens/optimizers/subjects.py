@@ -1,4 +1,4 @@
-"""Specimens on which the verifier of optimizers is put to the proof: optimizers in plain JAX, right or wrong.
+"""Optimizers to be written by hand, in plain JAX, right or wrong.
 
 An optimizer is written as the rule of one array, in the symbols of its equation and as functions of what it names among
 g, t, alpha, theta, the slots of the state and the hyperparameters; it returns the update and the new slots. A subject
@@ -22,6 +22,7 @@ import optax
 from optax import GradientTransformation
 
 from jaxnet import optimizers
+from jaxnet.verify import Report, verify_optimizer
 
 Rule = Callable[..., tuple[Any, ...]]  # symbols -> (update, *slots)
 Factory = Callable[..., GradientTransformation]  # learning_rate -> optimizer
@@ -29,46 +30,54 @@ Factory = Callable[..., GradientTransformation]  # learning_rate -> optimizer
 PARAMETERS = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}
 
 
-class Specimen(NamedTuple):
-    """Two optimizers, and what a verification must say of the first.
+class OptimizerPair(NamedTuple):
+    """Two optimizers, of which the first is judged.
 
     Attributes:
-        name: the optimizer and what is done with it, such as "adam: eps inside the root".
-        kind: what the first finding must be called; None for a right optimizer.
-        says: what its explanation must contain; empty where the kind says it all.
         candidate: learning_rate -> optimizer with Optax's argument names, or a finished optimizer.
         reference: the same.
         params: to run them on.
     """
 
-    name: str
-    kind: str | None
-    says: str
     candidate: Any
     reference: Any
     params: Any = PARAMETERS
 
+    def verify(self, key: Any, scale: float = 1.0) -> Report:
+        """The report; parameters have no scale."""
+        return verify_optimizer(self.candidate, self.reference, self.params, key=key)
 
-class Subject(NamedTuple):
+
+class Family(NamedTuple):
     """An optimizer to be written by hand.
 
     Attributes:
-        name: of the family.
+        area: the name of the family.
         reference: what it is compared with.
         slots: the symbol of each slot in the rules, and its name in the state, which is Optax's.
         numbers: the hyperparameters by Optax's names, with Optax's defaults.
         starts: what a slot holds before the first step, by its symbol, if not 0.
         counted_in: the dtype of the counter.
         kept_in: the dtype of the slots; None is the parameter's.
+        params: to run it on.
     """
 
-    name: str
+    area: str
     reference: Any
     slots: Mapping[str, str]
     numbers: Mapping[str, float]
     starts: Mapping[str, float] = {}
     counted_in: Any = jnp.int32
     kept_in: Any = None
+    params: Any = PARAMETERS
+
+    def with_defaults(self, **numbers: float) -> "Family":
+        """The family with defaults that are not Optax's."""
+        return self._replace(numbers={**self.numbers, **numbers})
+
+    def case(self, rule: Rule) -> OptimizerPair:
+        """The rule beside the reference, to be judged."""
+        return OptimizerPair(self.factory(rule), self.reference, self.params)
 
     def factory(self, rule: Rule) -> Factory:
         """A function (learning_rate, *numbers) -> optimizer that follows the rule."""
@@ -115,51 +124,6 @@ class Subject(NamedTuple):
         return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-class Catalogue:
-    """Specimens in the order of their definition."""
-
-    def __init__(self) -> None:
-        """An empty catalogue."""
-        self.specimens: list[Specimen] = []
-
-    def enter(
-        self, name: str, kind: str | None, says: str, candidate: Any, reference: Any, params: Any = PARAMETERS
-    ) -> None:
-        """Add a specimen."""
-        self.specimens.append(Specimen(name, kind, says, candidate, reference, params))
-
-    def planted(self, kind: str, says: str = "", *, of: Subject, **numbers: float) -> Callable[[Rule], Rule]:
-        """A decorator for a rule with one mistake, which its own name says.
-
-        Args:
-            kind: of the first finding.
-            says: what its explanation must contain.
-            of: what the rule should be.
-            **numbers: defaults that are not Optax's.
-        """
-
-        def register(rule: Rule) -> Rule:
-            subject = of._replace(numbers={**of.numbers, **numbers})
-            self.enter(f"{of.name}: {words(rule)}", kind, says, subject.factory(rule), of.reference)
-            return rule
-
-        return register
-
-    def right(self, of: Subject, params: Any = PARAMETERS) -> Callable[[Rule], Rule]:
-        """A decorator for a right rule."""
-
-        def register(rule: Rule) -> Rule:
-            self.enter(f"{of.name}: {words(rule)}", None, "", of.factory(rule), of.reference, params)
-            return rule
-
-        return register
-
-
-def words(rule: Callable[..., Any]) -> str:
-    """A function's name in words."""
-    return rule.__name__.replace("_", " ")
-
-
 # Subjects and their right rules --------------------------------------------------------------------------------------
 
 
@@ -180,24 +144,24 @@ def rmsprop_with_momentum(learning_rate: Any) -> GradientTransformation:
 
 MOMENTS = {"m": "mu", "v": "nu"}
 ADAM_NUMBERS = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
-ADAM = Subject("adam", optax.adam, MOMENTS, ADAM_NUMBERS)
-ADAMW = Subject("adamw", optax.adamw, MOMENTS, {**ADAM_NUMBERS, "weight_decay": 1e-4})
-NADAM = Subject("nadam", optax.nadam, MOMENTS, ADAM_NUMBERS)
-AMSGRAD = Subject("amsgrad", optax.amsgrad, {**MOMENTS, "v_max": "nu_max"}, ADAM_NUMBERS)
-ADAMAX = Subject("adamax", optax.adamax, MOMENTS, ADAM_NUMBERS)
-LION = Subject("lion", optax.lion, {"m": "mu"}, {"b1": 0.9, "b2": 0.99, "weight_decay": 1e-3})
-RMSPROP = Subject("rmsprop", optax.rmsprop, {"s": "nu"}, {"decay": 0.9, "eps": 1e-8})
-RMSPROP_WITH_MOMENTUM = Subject(
+ADAM = Family("adam", optax.adam, MOMENTS, ADAM_NUMBERS)
+ADAMW = Family("adamw", optax.adamw, MOMENTS, {**ADAM_NUMBERS, "weight_decay": 1e-4})
+NADAM = Family("nadam", optax.nadam, MOMENTS, ADAM_NUMBERS)
+AMSGRAD = Family("amsgrad", optax.amsgrad, {**MOMENTS, "v_max": "nu_max"}, ADAM_NUMBERS)
+ADAMAX = Family("adamax", optax.adamax, MOMENTS, ADAM_NUMBERS)
+LION = Family("lion", optax.lion, {"m": "mu"}, {"b1": 0.9, "b2": 0.99, "weight_decay": 1e-3})
+RMSPROP = Family("rmsprop", optax.rmsprop, {"s": "nu"}, {"decay": 0.9, "eps": 1e-8})
+RMSPROP_WITH_MOMENTUM = Family(
     "rmsprop with momentum",
     rmsprop_with_momentum,
     {"s": "nu", "u": "trace"},
     {"decay": 0.9, "eps": 1e-8, "momentum": 0.9},
 )
-ADAGRAD = Subject("adagrad", optax.adagrad, {"s": "sum_of_squares"}, {"eps": 1e-7}, {"s": 0.1})
-MOMENTUM = Subject("momentum", optimizers.momentum, {"v": "velocity"}, {"momentum": 0.9})
-HEAVY_BALL = Subject("heavy ball", heavy_ball, {"v": "trace"}, {"momentum": 0.9})
-NESTEROV = Subject("nesterov", nesterov, {"v": "trace"}, {"momentum": 0.9})
-DESCENT = Subject("gradient descent", optax.sgd, {}, {})
+ADAGRAD = Family("adagrad", optax.adagrad, {"s": "sum_of_squares"}, {"eps": 1e-7}, {"s": 0.1})
+MOMENTUM = Family("momentum", optimizers.momentum, {"v": "velocity"}, {"momentum": 0.9})
+HEAVY_BALL = Family("heavy ball", heavy_ball, {"v": "trace"}, {"momentum": 0.9})
+NESTEROV = Family("nesterov", nesterov, {"v": "trace"}, {"momentum": 0.9})
+DESCENT = Family("gradient descent", optax.sgd, {}, {})
 
 
 def averages(g: Any, m: Any, v: Any, b1: Any, b2: Any) -> tuple[Any, Any]:

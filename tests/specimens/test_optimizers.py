@@ -6,16 +6,15 @@ import typing
 import jax
 import pytest
 
-from jaxnet.verify import verify_optimizer
-from jaxnet.verify.optimizer_mistakes import OPTIMIZER_MISTAKES
+from experiments.specimens.optimizers.mistakes import OPTIMIZER_MISTAKES
+from experiments.specimens.optimizers.right import RIGHT_OPTIMIZERS
 from jaxnet.verify.report import Kind
-from jaxnet.verify.right_optimizers import RIGHT_OPTIMIZERS
 
 
 def verdict(specimen):
     """The report at one key; Optax's rules and many of these rest on the promotion of dtypes."""
     with jax.numpy_dtype_promotion("standard"):
-        return verify_optimizer(specimen.candidate, specimen.reference, specimen.params, key=jax.random.key(0))
+        return specimen.case.verify(jax.random.key(0))
 
 
 @pytest.mark.one_in(24)
@@ -23,9 +22,7 @@ def verdict(specimen):
 def test_mistake_is_found_and_named(specimen):
     report = verdict(specimen)
     assert not report.passed
-    first = report.findings[0]
-    assert first.kind == specimen.kind, str(report)
-    assert specimen.says in first.explanation
+    assert specimen.named_by(report), str(report)
 
 
 @pytest.mark.one_in(24)

@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.specimens.gradients.derivative import Function
+from experiments.specimens.gradients.mistakes import MISTAKES
+from experiments.specimens.gradients.right import RIGHT_RULES
 from jaxnet.verify import verify_vjp
-from jaxnet.verify.mistakes import MISTAKES
 from jaxnet.verify.report import Kind
-from jaxnet.verify.right_rules import RIGHT_RULES
-from jaxnet.verify.specimen import Subject
-from jaxnet.verify.subjects import cast
 
 SCALES = [0.1, 10.0]
 
@@ -21,8 +20,8 @@ def reports(specimen):
     """A report at each weight scale; some specimens rest on the promotion of dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         for scale in SCALES:
-            arguments = specimen.arguments(np.random.default_rng(0), scale)
-            yield verify_vjp(specimen.function, specimen.backward, *arguments, key=jax.random.key(0))
+            arguments = specimen.case.arguments(np.random.default_rng(0), scale)
+            yield verify_vjp(specimen.case.function, specimen.case.backward, *arguments, key=jax.random.key(0))
 
 
 @pytest.mark.one_in(18)
@@ -42,10 +41,12 @@ def test_right_rule_passes(specimen):
 
 def in_half_precision(specimen, dtype):
     """A report of a rule that runs in this dtype alone."""
-    subject = cast(Subject(specimen.area, specimen.function, specimen.arguments), dtype)
+    subject = Function(specimen.area, specimen.case.function, specimen.case.arguments).cast(dtype)
     arguments = subject.arguments(np.random.default_rng(1), 1.0)
     with jax.numpy_dtype_promotion("standard"):
-        return verify_vjp(specimen.function, specimen.backward, *arguments, key=jax.random.key(0), native=True)
+        return verify_vjp(
+            specimen.case.function, specimen.case.backward, *arguments, key=jax.random.key(0), native=True
+        )
 
 
 # What has no half precision: LAPACK's functions, inputs of 1e8 and 1e-8, and rules that are about dtypes.

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnet.activations import sigmoid, tanh
-from jaxnet.verify.specimen import Catalogue, Specimen, Subject
-from jaxnet.verify.subjects import (
+from experiments.specimens.gradients.derivative import Function
+from experiments.specimens.gradients.subjects import (
     ABSOLUTE_AT_ZERO,
     AFFINE,
     ATTENTION,
@@ -54,7 +53,6 @@ from jaxnet.verify.subjects import (
     at_least_float32,
     attention_rule,
     binary_cross_entropy_rule,
-    cast,
     classifier_rule,
     clipped,
     dense,
@@ -81,6 +79,8 @@ from jaxnet.verify.subjects import (
     uniform,
     with_zeros,
 )
+from experiments.specimens.specimen import Catalogue, Specimen
+from jaxnet.activations import sigmoid, tanh
 
 catalogue = Catalogue()
 planted = catalogue.planted
@@ -624,7 +624,7 @@ def at_the_bounds(generator: np.random.Generator, scale: float) -> tuple[Array]:
     return (normal(generator, m, n_hidden, scale=scale).at[::2, 0].set(1).at[1::2, 1].set(-1),)
 
 
-@planted("kink", of=Subject("activation", clipped, at_the_bounds))
+@planted("kink", of=Function("activation", clipped, at_the_bounds))
 def slopes_of_both_sides_added_at_the_bounds(ct, z):
     """At the bounds of the clipping the slope is 2, outside of [0, 1]."""
     return (jnp.where(jnp.abs(z) == 1, 2 * ct, jnp.where(jnp.abs(z) < 1, ct, 0)),)
@@ -676,7 +676,7 @@ def chain_rule_through_a_probability_that_rounds_to_one(ct, z):
     return (ct * a * (1 - a) / a,)
 
 
-FAR_FROM_ZERO = Subject("normalization", layer_norm, lambda g, scale: (1000 + normal(g, m, n_in), normal(g, n_in)))
+FAR_FROM_ZERO = Function("normalization", layer_norm, lambda g, scale: (1000 + normal(g, m, n_in), normal(g, n_in)))
 
 
 @planted("precision", of=FAR_FROM_ZERO)
@@ -719,7 +719,7 @@ def sign_as_a_quotient(ct, z):
     return (ct * z / jnp.abs(z),)
 
 
-@planted("non_finite", of=Subject("activation", jnp.sinc, with_zeros))
+@planted("non_finite", of=Function("activation", jnp.sinc, with_zeros))
 def quotient_rule_at_zero(ct, z):
     """(cos πz - sinc z)/z, which is 0/0 at 0."""
     return (ct * (jnp.cos(jnp.pi * z) - jnp.sinc(z)) / z,)
@@ -735,7 +735,7 @@ def with_a_zero_row(generator: np.random.Generator, scale: float) -> tuple[Array
     return (normal(generator, m, n_in, scale=scale).at[0].set(0),)
 
 
-@planted("non_finite", of=Subject("normalization", smooth_norm, with_a_zero_row))
+@planted("non_finite", of=Function("normalization", smooth_norm, with_a_zero_row))
 def norm_of_a_zero_row_without_its_epsilon(ct, x):
     """x/|x|, without the ε that makes it finite at 0."""
     return (ct[:, None] * x / jnp.sqrt((x**2).sum(axis=-1, keepdims=True)),)
@@ -751,13 +751,13 @@ def float16_weight_gradient_for_float32(ct, x, W, b):
     return dx, dW.astype(jnp.float16), db
 
 
-@planted("dtype", of=cast(DENSE, jnp.bfloat16))
+@planted("dtype", of=DENSE.cast(jnp.bfloat16))
 def float32_gradients_for_bfloat16(ct, x, W, b):
     """The gradients of a bfloat16 layer are left in the float32 they were computed in."""
     return dense_rule(at_least_float32(ct), at_least_float32(x), at_least_float32(W), b)
 
 
-@planted("dtype", of=cast(TANH_LAYER, jnp.float16))
+@planted("dtype", of=TANH_LAYER.cast(jnp.float16))
 def float32_bias_gradient_for_float16(ct, x, W, b):
     """The bias gradient is summed in float32 and not cast back."""
     dx, dW, _ = tanh_layer_rule(ct, x, W, b)
@@ -792,7 +792,7 @@ def numpy_preactivations(generator: np.random.Generator, scale: float) -> tuple[
     return ((scale * generator.standard_normal((m, n_hidden))).astype(np.float32),)
 
 
-@planted("impure", of=Subject("activation", plain_sigmoid, numpy_preactivations))
+@planted("impure", of=Function("activation", plain_sigmoid, numpy_preactivations))
 def argument_overwritten(ct, z):
     """The right derivative, computed in the memory of the argument."""
     np.exp(-np.abs(z), out=z)
@@ -870,14 +870,14 @@ def affine_in_parameters(generator: np.random.Generator, scale: float) -> tuple:
     return x, GainAndShift(gain, shift)
 
 
-@planted("structure", of=Subject("batching", affine_of_dictionary, affine_in_dictionary))
+@planted("structure", of=Function("batching", affine_of_dictionary, affine_in_dictionary))
 def gradients_of_gain_and_shift_swapped(ct, x, parameters):
     """The two gradients, of the same shape, are under each other's name."""
     dx, d_gain, d_shift = affine_rule(ct, x, parameters["gain"], parameters["shift"])
     return dx, {"gain": d_shift, "shift": d_gain}
 
 
-@planted("structure", of=Subject("batching", affine_of_parameters, affine_in_parameters))
+@planted("structure", of=Function("batching", affine_of_parameters, affine_in_parameters))
 def list_for_a_named_tuple(ct, x, parameters):
     """The parameters' gradients come in a list, the parameters in a NamedTuple."""
     dx, d_gain, d_shift = affine_rule(ct, x, *parameters)
