@@ -1,0 +1,66 @@
+"""Public faults are wrong and their mended forms right, by differences in float64, whatever the verifier says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.specimens.wild.gradients import WILD_FAULTS, WILD_RIGHT_RULES
+from tests.specimens.differences import floats, gradient_by_differences, widened
+
+# What differences in float64 cannot show: the form of an answer, or digits lost in the arguments' own dtype.
+ABOUT_FORM = ("structure", "shape", "dtype", "impure")
+ABOUT_DIGITS = ("precision", "non_finite")
+
+
+def judged(specimen, own_dtype):
+    """The largest error of the rule over the largest slope, and the numbers it was computed with."""
+    case = specimen.case
+    args = case.arguments(np.random.default_rng(5), 1.0)
+    argnums = case.options.get("argnums", [i for i, arg in enumerate(args) if floats(arg)])
+    argnums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        outputs = jax.tree.map(jnp.asarray, case.function(*args))
+        generator = np.random.default_rng(6)
+        cotangent = jax.tree.map(lambda o: jnp.asarray(generator.standard_normal(o.shape), o.dtype), outputs)
+        expected = gradient_by_differences(case.function, args, cotangent, argnums)
+        with jax.enable_x64(not own_dtype or jax.config.jax_enable_x64):
+            given = args if own_dtype else widened(args)
+            answer = case.backward(given, cotangent if own_dtype else widened(cotangent))
+    found = [
+        np.zeros_like(e) if f is None else np.asarray(f, np.float64)
+        for f, e in zip(_entries(answer, args, argnums), expected, strict=True)
+    ]
+    return found, expected
+
+
+def _entries(answer, args, argnums):
+    leaves = []
+    for i in argnums:
+        count = len(floats(args[i]))
+        entry = jax.tree.leaves(answer[i])
+        leaves += [None] * count if answer[i] is None else entry[:count]
+    return leaves
+
+
+def error(found, expected):
+    """The largest error over the largest slope of each leaf."""
+    worst = 0.0
+    for f, e in zip(found, expected, strict=True):
+        if f.shape != e.shape or not np.isfinite(f).all():
+            return np.inf
+        worst = max(worst, np.abs(f - e).max(initial=0) / max(np.abs(e).max(initial=0), 1e-3))
+    return worst
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("specimen", [s for s in WILD_FAULTS if s.kind not in ABOUT_FORM], ids=lambda s: s.name)
+def test_fault_is_wrong(specimen):
+    limit = 1e-6 if specimen.kind not in ABOUT_DIGITS else 1e-5
+    assert error(*judged(specimen, specimen.kind in ABOUT_DIGITS)) > limit
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("specimen", WILD_RIGHT_RULES, ids=lambda s: s.name)
+def test_mended_or_unusual_rule_is_right(specimen):
+    assert error(*judged(specimen, own_dtype=False)) < 1e-7
