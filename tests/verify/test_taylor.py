@@ -72,6 +72,7 @@ def test_differences_stand_in_for_autodiff(name, key):
     x = jnp.array([3.3, 0.4, -1.2], "float32")
     report = verify_vjp(function, backward, x, key=key)
     report.raise_if_failed()
-    assert any("central differences" in note for note in report.notes)
+    instead = {"while loop": "forward mode", "callback": "differences stand in for it"}[name]
+    assert any(instead in note for note in report.notes)
     assert kind(verify_vjp(function, lambda args, ct: (-backward(args, ct)[0],), x, key=key)) == "sign"
     assert not verify_vjp(function, lambda args, ct: (1.001 * backward(args, ct)[0],), x, key=key)

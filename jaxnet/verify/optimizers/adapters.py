@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from optax import GradientTransformation
 
-from jaxnet.verify.problem import Leaves
+from jaxnet.verify.engine.precision import Leaves
 
 
 class StepDifference(NamedTuple):

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.candidate import CandidateError
-from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
+from jaxnet.verify.engine.case import in_words
+from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, as_the_user_runs_it, in_float64, is_float, spacing
+from jaxnet.verify.engine.trial import CandidateError
+from jaxnet.verify.engine.truth import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
 from jaxnet.verify.optimizers.adapters import StepDifference
 from jaxnet.verify.optimizers.conventions import Exhibit
 from jaxnet.verify.optimizers.differences import Pair
@@ -17,8 +19,6 @@ from jaxnet.verify.optimizers.program import Program, Steps, called_steps, compi
 from jaxnet.verify.optimizers.recognition import all_parts
 from jaxnet.verify.optimizers.sequences import sequences
 from jaxnet.verify.optimizers.truth import Truth, called_truth, start, truth
-from jaxnet.verify.problem import Floats, Leaves, as_the_user_runs_it, in_float64, in_words, is_float, spacing
-from jaxnet.verify.reference import DOUBLE
 
 NUMBERS_AT_ONCE = 2**22
 ELEMENTS_SHOWN = 6

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.verify.engine.precision import Floats
 from jaxnet.verify.optimizers.recipe import Recipe, simulate
-from jaxnet.verify.problem import Floats
 
 # What each choice is called, in the order in which they are tried: the most usual first.
 CHOICES: dict[str, dict[object, str]] = {

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnet.verify.engine.precision import in_float64
 from jaxnet.verify.optimizers.comparison import Comparison, Side
 from jaxnet.verify.optimizers.conventions import IN_FLOAT64, IN_OWN_DTYPE, Exhibit, identify, matches
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.recipe import Recipe
 from jaxnet.verify.optimizers.recognition import recipe_of
-from jaxnet.verify.problem import in_float64
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]

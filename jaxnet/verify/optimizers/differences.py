@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.problem import Floats
+from jaxnet.verify.engine.precision import Floats
 
 
 class Difference(NamedTuple):

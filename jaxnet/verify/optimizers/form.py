@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from jaxnet.verify.engine.case import in_words
+from jaxnet.verify.engine.precision import as_the_user_runs_it, is_float
 from jaxnet.verify.optimizers.program import as_numbers, as_numpy, traced
-from jaxnet.verify.problem import as_the_user_runs_it, in_words, is_float
 from jaxnet.verify.report import Finding
 
 

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from jaxnet.verify.candidate import narrowings
-from jaxnet.verify.interpreter import interpret
-from jaxnet.verify.problem import Leaves, printed
+from jaxnet.verify.engine.precision import Leaves
+from jaxnet.verify.engine.program import interpret, narrowings, signature
 
 
 class Steps(NamedTuple):
@@ -40,7 +39,7 @@ class Program:
         count: of leaves of the parameters.
     """
 
-    text: str
+    text: Any
     jaxpr: ClosedJaxpr = field(compare=False)
     count: int = field(compare=False)
 
@@ -63,7 +62,7 @@ def traced(optimizer: Any, gradients: Any, state: Any, parameters: Any) -> Progr
         return jax.tree.leaves((updates, after))
 
     jaxpr = jax.make_jaxpr(step)(*jax.tree.leaves((gradients, state, parameters)))
-    return Program(printed(jaxpr), jaxpr, len(jax.tree.leaves(parameters)))
+    return Program(signature(jaxpr), jaxpr, len(jax.tree.leaves(parameters)))
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.problem import Floats
+from jaxnet.verify.engine.precision import Floats
 
 
 class Recipe(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnet.optimizers.transformation import Rule
+from jaxnet.verify.engine.precision import Floats
 from jaxnet.verify.optimizers.recipe import Recipe
-from jaxnet.verify.problem import Floats
 
 # The names under which people keep a hyperparameter.
 NAMES = {

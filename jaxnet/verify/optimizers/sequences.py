@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.problem import Floats, Leaves
+from jaxnet.verify.engine.precision import Floats, Leaves
 
 STEPS = 320
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
-from jaxnet.verify.interpreter import interpret, shaped
+from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, is_float, spacing
+from jaxnet.verify.engine.program import interpret, shaped
+from jaxnet.verify.engine.rounding import nudged, rounds
 from jaxnet.verify.optimizers.program import Program, Steps, as_numbers, as_numpy, stacked
-from jaxnet.verify.problem import Floats, Leaves, is_float, spacing
-from jaxnet.verify.reference import DOUBLE, nudged, rounds
 
 COPIES = 8
 ELEMENTS = 2**14
@@ -90,6 +90,11 @@ def _scalar(variable: Any) -> float | None:
     return None
 
 
+def _nudged_by(value: Any, units: Any) -> Any:
+    """The value moved by so many units in its own last place, all elements alike."""
+    return nudged(value, 0, units * spacing(value.dtype))
+
+
 @functools.lru_cache(maxsize=64)
 def _nudged(program: Program, shapes: tuple[Any, ...]) -> Nudged:
     """The reference and, beside it, copies in which every result of every step is moved by so many units."""
@@ -118,10 +123,10 @@ def _nudged(program: Program, shapes: tuple[Any, ...]) -> Nudged:
             if not rounds(equation):
                 return outputs
             step = nudges[next(position)]
-            return [nudged(output, step) if is_float(output) else output for output in outputs]
+            return [_nudged_by(output, step) if is_float(output) else output for output in outputs]
 
         leaves = [
-            nudged(leaf, step) if is_float(leaf) else leaf
+            _nudged_by(leaf, step) if is_float(leaf) else leaf
             for leaf, step in zip([*gradients, *state, *parameters], at_inputs, strict=True)
         ]
         results = interpret(program.jaxpr, leaves, nudge, into_loops=True)

@@ -10,15 +10,15 @@ from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from jaxnet.arguments import positive_integer
-from jaxnet.verify.candidate import CandidateError
+from jaxnet.verify.engine.case import in_words
+from jaxnet.verify.engine.places import generator_of
+from jaxnet.verify.engine.precision import DOUBLE, as_the_user_runs_it, in_float64, is_float, spacing
+from jaxnet.verify.engine.trial import CandidateError
 from jaxnet.verify.optimizers import form
 from jaxnet.verify.optimizers.comparison import Comparison, Side, Trial, begin, cast, compare
 from jaxnet.verify.optimizers.findings import by_field, findings, unmatched, wrong_fields
 from jaxnet.verify.optimizers.sequences import STEPS, sequences
 from jaxnet.verify.optimizers.settings import Setting, settings
-from jaxnet.verify.points import generator_of
-from jaxnet.verify.problem import as_the_user_runs_it, in_float64, in_words, is_float, spacing
-from jaxnet.verify.reference import DOUBLE
 from jaxnet.verify.report import Finding, Report
 
 

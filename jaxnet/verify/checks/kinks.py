@@ -1,0 +1,205 @@
+"""Kinks: where a function has no derivative, any value between its one-sided slopes is a convention, not a mistake."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.precision import HALF, Floats, Leaves
+from jaxnet.verify.engine.trial import Trial
+from jaxnet.verify.engine.truth import largest, limit_of
+
+ROUNDS = 4  # of sampling the gradients beside a point, until a candidate among them is found
+AFFINE = 1e-4  # how far from the affine hull of the gradients beside a point a candidate may be, relative
+
+
+class Steps(NamedTuple):
+    """How far beside a point slopes are taken, and what jump between them is more than a smooth function makes."""
+
+    wide: float
+    close: float
+    jump: float
+
+
+class Beside(NamedTuple):
+    """Gradients right beside a point, which span Clarke's subdifferential of a function that is continuous there.
+
+    Attributes:
+        samples: for each leaf, one gradient a row.
+        kinked: for each leaf, where they jump.
+        singular: for each leaf, where they grow the nearer they are: there is nothing to be right about.
+        slack: how far outside of them a number still counts as between, relative to the largest: it allows for the bend
+            of a smooth function and for rounding.
+    """
+
+    samples: Leaves
+    kinked: Leaves
+    singular: Leaves
+    slack: float
+
+    def bounds(self, leaf: int) -> tuple[Floats, Floats]:
+        """The least and the largest gradient, element by element."""
+        samples = self.samples[leaf]
+        known = np.isfinite(samples)
+        return np.where(known, samples, np.inf).min(axis=0), np.where(known, samples, -np.inf).max(axis=0)
+
+    def joined(self, other: "Beside") -> "Beside":
+        """What both have seen."""
+        samples = [np.concatenate(pair) for pair in zip(self.samples, other.samples, strict=True)]
+        kinked, singular = (
+            [a | b for a, b in zip(*pair, strict=True)]
+            for pair in ((self.kinked, other.kinked), (self.singular, other.singular))
+        )
+        return Beside(samples, kinked, singular, self.slack)
+
+
+def steps(trial: Trial) -> Steps | None:
+    """Far above the rounding of the dtype that the truth is computed in, far below what bends a smooth function.
+
+    None in half precision, where there is nothing between the two.
+    """
+    if trial.function.exact:
+        return Steps(1e-9, 1e-12, 1e-6)
+    return Steps(256 * trial.unit, 16 * trial.unit, 1e-2) if trial.unit < HALF else None
+
+
+def beside(trial: Trial, comparison: Comparison) -> Beside | None:
+    """The gradients right beside a point; None where they cannot be had, or the function is not continuous there.
+
+    Where the function is smooth, the gradients a thousand times closer differ a thousand times less; at a kink not.
+    """
+    how = steps(trial)
+    if how is None or trial.function.mode == "differences":
+        return None
+    if not all(np.isfinite(output).all() for output in comparison.truth.outputs):
+        return None
+    wide, close = (trial.function.beside(comparison.place, step) for step in (how.wide, how.close))
+    kinked, singular = [], []
+    for far, near in zip(wide, close, strict=True):
+        (a, b), (c, d) = _bounds(far), _bounds(near)
+        with np.errstate(all="ignore"):
+            jump, closer = b - a, d - c
+            jumps = jump > how.jump * _largest(a, b)
+            kinked.append(jumps & (0.5 * jump < closer) & (closer < 2 * jump))
+            singular.append(~(np.isfinite(jump) & np.isfinite(closer)) | (jumps & (closer >= 2 * jump)))
+    samples = [np.concatenate(pair) for pair in zip(wide, close, strict=True)]
+    return Beside(samples, kinked, singular, max(how.jump, limit_of(trial.unit) * trial.unit))
+
+
+def _bounds(samples: Floats) -> tuple[Floats, Floats]:
+    return samples.min(axis=0), samples.max(axis=0)
+
+
+def _largest(low: Floats, high: Floats) -> float:
+    sizes = np.maximum(np.abs(low), np.abs(high))
+    return float(sizes.max(initial=0, where=np.isfinite(sizes)))
+
+
+class Settled(NamedTuple):
+    """What is wrong at a place after what kinks explain.
+
+    Attributes:
+        wrong: for each leaf that was asked for, its wrong elements.
+        unknown: the same for elements of which nothing is known.
+        around: the gradients beside the point, where they were looked at.
+    """
+
+    wrong: dict[int, Floats]
+    unknown: dict[int, Floats]
+    around: Beside | None
+
+
+def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comparison) -> Settled:
+    """For each leaf the elements that are wrong and that the gradients beside the point do not explain.
+
+    Args:
+        trial: how the candidate is judged.
+        comparison: at the point.
+        leaves: that are looked at.
+        usual: at the given point, where the gradient has its usual size.
+    """
+    doubtful = {leaf: _doubtful(trial, comparison, leaf, usual.truth.largest(leaf)) for leaf in leaves}
+    unknown = {leaf: ~np.isfinite(comparison.truth.gradient[leaf]) for leaf in leaves}
+    around = beside(trial, comparison) if any(mask.any() for mask in doubtful.values()) else None
+    if around is None:
+        return Settled({leaf: comparison.wrong(leaf) for leaf in leaves}, unknown, None)
+    for _ in range(ROUNDS):
+        wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
+        more = any((mask & around.kinked[leaf]).any() for leaf, mask in wrong.items()) and beside(trial, comparison)
+        if not more:
+            break
+        around = around.joined(more)
+    wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
+    unknown = {leaf: mask & around.singular[leaf] for leaf, mask in unknown.items()}
+    return Settled(wrong, unknown, around)
+
+
+def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> Floats:
+    """The elements that are wrong, of which autodiff knows nothing, or beside which it says otherwise."""
+    wrong = comparison.wrong(leaf)
+    if comparison.place.role != "special":
+        return wrong
+    gradient, how = comparison.truth.gradient[leaf], steps(trial)
+    if how is None or trial.function.mode == "differences":
+        return wrong
+    nearby = trial.function.nearby(comparison.place, how.wide)
+    scale = max(comparison.truth.largest(leaf), *(largest(near[leaf]) for near in nearby))
+    with np.errstate(all="ignore"):
+        bend = 1e3 * how.wide * usual  # what a smooth function may change by on the way
+        jumps = [~(np.abs(near[leaf] - gradient) <= how.jump * scale + bend) for near in nearby]
+    # Where autodiff is not finite the gradients beside decide, but only at a point that somebody asked about.
+    known = np.isfinite(gradient) | (comparison.place.name == "given")
+    return wrong | (np.logical_or.reduce(jumps) & known)
+
+
+def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:
+    """The doubtful elements that the gradients right beside the point do not explain."""
+    low, high = around.bounds(leaf)
+    found, doubtful = comparison.answer(leaf), doubtful & ~around.singular[leaf]
+    with np.errstate(all="ignore"):
+        # Where nothing jumps, the gradient goes on as it comes nearer: by less than it has changed already.
+        slack = around.slack * _largest(low, high) + np.where(around.kinked[leaf], 0, high - low)
+        between = (found >= low - slack) & (found <= high + slack)
+    on_kinks = doubtful & around.kinked[leaf]
+    if (doubtful & ~between).any() or not on_kinks.any() or _in_affine_hull(found, leaf, around):
+        return doubtful & ~between
+    return on_kinks
+
+
+def _in_affine_hull(found: Floats, leaf: int, around: Beside) -> bool:
+    """Whether the gradient as a whole may be a mixture of those beside the point; they must be enough to tell."""
+    samples = around.samples[leaf].reshape(len(around.samples[leaf]), -1)
+    samples = samples[np.isfinite(samples).all(axis=1)]
+    if len(samples) < 2 or not np.isfinite(found).all():
+        return True
+    centre = samples.mean(axis=0)
+    spread = samples - centre
+    size = np.abs(spread).max()
+    _, s, basis = np.linalg.svd(spread / size, full_matrices=False)
+    basis = basis[s > 1e-5 * s[0]]
+    if len(basis) > len(samples) // 2:
+        return True  # more samples would span more
+    rest = (found.ravel() - centre) / size
+    rest = rest - basis.T @ (basis @ rest)
+    return bool(np.abs(rest).max() <= AFFINE)
+
+
+def convention(comparison: Comparison, leaf: int, path: str, around: Beside) -> str:
+    """The convention that the candidate follows at the kinks of a leaf, in a sentence; empty if it has no kinks."""
+    kinked = around.kinked[leaf]
+    if not kinked.any():
+        return ""
+    index = tuple(int(i) for i in np.argwhere(kinked)[0])
+    low, high = (float(bound[index]) for bound in around.bounds(leaf))
+    found, automatic = (float(values[index]) for values in (comparison.answer(leaf), comparison.truth.gradient[leaf]))
+    # The slope per unit of cotangent, where the function is elementwise, reads best.
+    (first, *others) = comparison.place.cotangent
+    if not others and first.shape == comparison.answer(leaf).shape and first[index]:
+        low, high = sorted((low / first[index], high / first[index]))
+        found, automatic = found / first[index], automatic / first[index]
+    low, high, found, automatic = (round(value, 6) + 0.0 for value in (low, high, found, automatic))
+    share = f"{kinked.sum()} of {kinked.size} elements lie" if kinked.size > 1 else "the function lies"
+    return (
+        f"{path or 'gradient'}: at {comparison.place.name}, {share} on a kink; at {list(index)} the one-sided slopes "
+        f"are {low:g} and {high:g}, the candidate's convention is {found:g}, autodiff's {automatic:g}"
+    )

@@ -1,0 +1,1 @@
+"""What users call: each turns what it is given into a case for the engine."""

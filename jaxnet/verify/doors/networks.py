@@ -1,0 +1,149 @@
+"""Judges layers and networks: backward against autodiff of forward, and every part alone."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Unpack
+
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+
+from jaxnet.arguments import check_finite
+from jaxnet.layers import Layer, check_layer, map_layers
+from jaxnet.losses import Loss, check_loss
+from jaxnet.network import cost
+from jaxnet.verify.candidates.layers import Backward, CostGradient, Forward, LossGradient
+from jaxnet.verify.doors.options import Asked, options
+from jaxnet.verify.engine.case import Candidate, Options, Statement
+from jaxnet.verify.engine.judge import judge
+from jaxnet.verify.engine.places import generator_of
+from jaxnet.verify.report import Finding, Report
+
+
+class Part(NamedTuple):
+    """A leaf of a network with what enters it."""
+
+    path: str
+    layer: Layer
+    params: Any
+    inputs: Any
+
+
+def verify_layer(layer: Layer, inputs: Any, *, key: Array, **asked: Unpack[Asked]) -> Report:
+    """Judges a layer's backward against autodiff of its forward, ∂L/∂params and ∂L/∂inputs, as `verify_vjp` does.
+
+    The parameters are those of `layer.init(key)` and others around them, so that a bias that starts at 0 hides nothing.
+
+    Args:
+        layer: a leaf or a composite.
+        inputs: what forward takes, of the shape and dtype that it will be run with.
+        key: of the parameters and the random points.
+        **asked: as for `verify_gradient`.
+
+    Returns:
+        A report, true if nothing is wrong; its paths begin with `params` and `inputs`.
+
+    Raises:
+        TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
+        ValueError: if init or forward raises, or the inputs are empty or not finite.
+    """
+    check_layer(layer)
+    return _judge(Part("", layer, layer.init(key), inputs), key, options(asked))
+
+
+def _judge(part: Part, key: Array, asked: Options) -> Report:
+    layer = part.layer
+    names = (part.path or "params", f"{part.path} inputs".strip())
+    args, candidate = (part.params, part.inputs), Candidate(Backward(layer))
+    return judge(Statement(Forward(layer), candidate, args, (0, 1), (0, 1), layer.name, names=names), key, asked)
+
+
+def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, **asked: Unpack[Asked]) -> Report:
+    """Judges the gradient of a network's cost, and each part alone: every leaf's backward, and the loss's gradient.
+
+    Errors flow backwards: one wrong leaf makes the gradients of all leaves before it wrong. The findings therefore
+    begin with the parts that are wrong by themselves, counted from the output.
+
+    Args:
+        network: the network; its parameters are those of `network.init(key)` and others around them.
+        loss: its loss.
+        x: inputs, (m, n_in).
+        y: targets.
+        key: of the parameters and the random points.
+        **asked: as for `verify_gradient`.
+
+    Returns:
+        A report, true if nothing is wrong.
+
+    Raises:
+        TypeError: if it is no Layer, the outputs are no real floats, or key is no key.
+        ValueError: if init or forward raises, or x is empty or not finite.
+    """
+    check_layer(network)
+    check_loss(loss)
+    x = jnp.asarray(x)
+    check_finite("x", x)
+    params = network.init(key)
+    wanted = options(asked)
+    subject = f"{network.name}, {loss.name}"
+    candidate = Candidate(CostGradient(network, loss))
+    whole = judge(Statement(cost(network, loss), candidate, (params, x, y), (0,), 0, subject, scalar=True), key, wanted)
+    outputs, _ = network.forward(params, x)
+    args, candidate = (outputs, loss.targets(outputs, y)), Candidate(LossGradient(loss))
+    of_loss = judge(Statement(loss.value, candidate, args, (0,), (0, 1), loss.name, names=("z", "y")), key, wanted)
+    parts = [of_loss, *(_judge(part, key, wanted) for part in _parts_from_the_output(network, params, x, key))]
+    alone = [finding._replace(part=part.subject) for part in parts for finding in part.findings]
+    return Report(
+        whole.subject,
+        (*alone, *(_following(finding, alone) for finding in whole.findings)),
+        whole.leaves | {f"{part.subject} {path}": units for part in parts for path, units in part.leaves.items()},
+        tuple(dict.fromkeys([*whole.notes, *(f"{part.subject}: {note}" for part in parts for note in part.notes)])),
+        whole.conditions | {"parts judged alone": str(len(parts))},
+    )
+
+
+def _following(finding: Finding, alone: list[Finding]) -> Finding:
+    """A finding about the whole, with the part to look at."""
+    if alone:
+        advice = f"{alone[0].part} is wrong by itself at {alone[0].path}: mend that first"
+    else:
+        advice = "every part is right by itself: look at how they are composed"
+    return finding._replace(explanation=f"{finding.explanation}; {advice}")
+
+
+def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> list[Part]:
+    """Every leaf with what enters it, the last first; equal leaves with equal inputs once."""
+    entered: dict[str, Any] = {}
+    paths = (path for path, _ in _leaves(network))
+
+    def recording(leaf: Layer) -> Layer:
+        path = next(paths)
+
+        def forward(params: Any, inputs: Any) -> tuple[Any, Any]:
+            entered[path] = inputs
+            return leaf.forward(params, inputs)
+
+        return leaf._replace(forward=forward)
+
+    map_layers(recording, network).forward(params, x)
+    parts: dict[Any, Part] = {}
+    for path, leaf in _leaves(network):
+        inputs = entered[path]
+        same = leaf, jnp.shape(inputs), jnp.result_type(inputs)
+        parts.pop(same, None)
+        parts[same] = Part(path, leaf, leaf.init(key), _concrete(inputs, key))
+    return list(reversed(parts.values()))
+
+
+def _leaves(network: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every leaf and its path, in the order in which `map_layers` visits them."""
+    if network.rebuild is None:
+        yield path, network
+    for i, part in enumerate(network.parts):
+        yield from _leaves(part, f"{path}[{i}]")
+
+
+def _concrete(inputs: Any, key: Array) -> Any:
+    """The inputs, or, of those inside a scan, normal numbers of their shape."""
+    if not isinstance(inputs, Tracer):
+        return inputs
+    return jnp.asarray(generator_of(key).standard_normal(inputs.shape), inputs.dtype)

@@ -1,0 +1,92 @@
+"""What a gradient loses by itself in a dtype: sums that cancel, and subtractions before the rule is reached.
+
+No rule can be blamed for it. It is told apart from digits that a rule throws away by two measures: ε|J|ᵀ|c|, the linear
+backward program run with absolute values, each local derivative exact; and the change of the gradient where the results
+of the function's own forward pass are moved by a unit in their last place, each local derivative exact again.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+
+from jaxnet.verify.engine.case import Function, memoized
+from jaxnet.verify.engine.places import Place
+from jaxnet.verify.engine.precision import Leaves, compiled, in_float64, is_float, widened
+from jaxnet.verify.engine.program import compute, inner
+from jaxnet.verify.engine.rounding import Slots, nudged
+from jaxnet.verify.engine.truth import PERTURBATIONS, Differentiator, described
+
+Marked = tuple[Any, bool]  # a value, or where it depends on the cotangent its magnitude, and whether it does
+
+
+def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leaves:
+    """For each element what it may be off by in numbers of such units, whatever formula it is computed by."""
+    with in_float64(), np.errstate(all="ignore"):
+        leaves = place.point, function.case.fixed_in(True), place.cotangent
+        run, count = _measured(function.case.function, tuple(map(described, leaves)))
+        seeds = function.generator.integers(1, 2**32, (PERTURBATIONS, count), np.uint32)
+        at_inputs = np.concatenate([units, np.full(count - len(units), max(units))])
+        magnitudes, gradient, moved = map(widened, run(leaves, seeds, at_inputs))
+        changes = [np.abs(stack - leaf).max(axis=0) for stack, leaf in zip(moved, gradient, strict=True)]
+        return [max(units) * m + np.nan_to_num(change) for m, change in zip(magnitudes, changes, strict=True)]
+
+
+@memoized
+def _measured(function: Function, shapes: Any) -> tuple[Any, int]:
+    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
+    traced = jax.make_jaxpr(function.outputs)(*groups[:2])
+    slots, inputs = Slots(traced), len(groups[0])
+
+    def forward(differentiated: Leaves, fixed: Leaves, units: Any, seeds: Any) -> Leaves:
+        moved = [nudged(leaf, seeds[i], units[i]) for i, leaf in enumerate(differentiated)]
+        return slots.run([*moved, *fixed], seeds[inputs:], units[inputs:], 0.0)
+
+    def gradient(leaves: tuple[Leaves, Leaves, Leaves], units: Any, seeds: Any) -> Leaves:
+        differentiated, fixed, cotangent = leaves
+        _, pull = jax.vjp(lambda given: forward(given, fixed, units, seeds), differentiated)
+        return pull(list(cotangent))[0]
+
+    def magnitudes(leaves: tuple[Leaves, Leaves, Leaves]) -> Leaves:
+        differentiated, fixed, cotangent = leaves
+        _, pull = jax.vjp(lambda given: function.outputs(given, fixed), differentiated)
+        program = jax.make_jaxpr(lambda c: pull(c)[0])(list(cotangent))
+        return [value for value, _ in _with_magnitudes(program, [(jnp.abs(c), True) for c in cotangent])]
+
+    @compiled
+    def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any) -> tuple[Leaves, Leaves, Leaves]:
+        plain = gradient(leaves, 0 * units, seeds[0])
+        return magnitudes(leaves), plain, jax.lax.map(functools.partial(gradient, leaves, units), seeds)
+
+    return run, inputs + len(slots.numbers)
+
+
+def _with_magnitudes(program: ClosedJaxpr, arguments: Sequence[Marked]) -> list[Marked]:
+    """The outputs of a program that is linear in what is marked, computed with absolute values."""
+    jaxpr = program.jaxpr
+    values: dict[Any, Marked] = {v: (c, False) for v, c in zip(jaxpr.constvars, program.consts, strict=True)}
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(variable: Any) -> Marked:
+        return (variable.val, False) if isinstance(variable, Literal) else values[variable]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(variable) for variable in equation.invars]
+        values.update(zip(equation.outvars, _step(equation, inputs), strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _step(equation: JaxprEqn, inputs: list[Marked]) -> list[Marked]:
+    inside = inner(equation)
+    if inside is not None:
+        return _with_magnitudes(inside, inputs)
+    if not any(marked for _, marked in inputs):
+        return [(value, False) for value in compute(equation, [value for value, _ in inputs])]
+    positive = [jnp.abs(value) if is_float(jnp.asarray(value)) else value for value, _ in inputs]
+    if equation.primitive.name == "sub":
+        return [(positive[0] + positive[1], True)]
+    return [(jnp.abs(value), True) for value in compute(equation, positive)]

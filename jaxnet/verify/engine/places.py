@@ -1,0 +1,190 @@
+"""Where a rule is judged: at the given point, around it, on kinks and under stress."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.arguments import check_key
+from jaxnet.verify.engine.case import Case
+from jaxnet.verify.engine.precision import Floats, Leaves, as_the_user_runs_it, held, spacing, widened
+from jaxnet.verify.engine.truth import size
+
+SALT = 20230  # without it, `default_rng(0)` and key(0) would draw the same numbers
+# How far the logistic function, exponentials and the logits of a softmax are driven.
+STRESS = (20.0, 100.0, 1e4)
+
+
+class Place(NamedTuple):
+    """Where a rule is judged. Point and cotangent are numbers that the user's dtypes hold.
+
+    Attributes:
+        name: what reports call it.
+        point: the differentiated leaves.
+        cotangent: what is pulled back there.
+        role: "special" where kinks may be, "stress" where numbers are extreme, else "generic".
+        tiny: whether the numbers are so small that their squares underflow.
+    """
+
+    name: str
+    point: Leaves
+    cotangent: Leaves
+    role: Literal["generic", "special", "stress"] = "generic"
+    tiny: bool = False
+
+    @property
+    def saturating(self) -> bool:
+        """Whether it is where a sigmoid rounds to 0 or 1 in float32 and its derivative in no dtype to 0."""
+        return self.role == "stress" and not self.tiny and f"{STRESS[0]:.0e}" in self.name
+
+
+def generator_of(key: Any) -> np.random.Generator:
+    """NumPy's generator seeded by a JAX key of either kind: XLA would take seconds to compile one.
+
+    Raises:
+        TypeError: if it is no key.
+    """
+    check_key(key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = np.asarray(jax.random.key_data(key) if typed else key).ravel()
+    return np.random.default_rng([SALT, *map(int, words)])
+
+
+POOL = 65521  # a prime, so that repetitions keep step with no axis
+
+
+def normals(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Normal numbers; of a large array, repetitions of some."""
+    count = math.prod(shape)
+    if count <= POOL:
+        return np.asarray(generator.standard_normal(shape))
+    pool = generator.standard_normal(POOL)
+    return np.resize(pool, count).reshape(shape)
+
+
+class Domain:
+    """What the given numbers keep to, and points around them that keep to it as well.
+
+    Numbers of one sign keep it, and move by a factor: they may be probabilities or lengths. Rows of probabilities go on
+    adding up to 1, and a symmetric matrix stays symmetric.
+    """
+
+    def __init__(self, leaf: Floats, dtype: Any) -> None:
+        self.leaf, self.dtype = leaf, dtype
+        self.one_signed = leaf.size > 1 and bool((leaf > 0).all() or (leaf < 0).all())
+        sums = leaf.sum(axis=-1) if leaf.ndim else np.zeros(())
+        near = 4 * spacing(dtype) * (leaf.shape[-1] if leaf.ndim else 1)
+        self.simplex = leaf.ndim > 0 and leaf.shape[-1] > 1 and bool((leaf >= 0).all() and (abs(sums - 1) < near).all())
+        square = leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] > 1
+        turned = np.swapaxes(leaf, -1, -2) if square else leaf
+        off_diagonal = square and (leaf * (1 - np.eye(leaf.shape[-1]))).any()
+        self.symmetric = bool(off_diagonal and (leaf == turned).all())
+
+    @property
+    def constraint(self) -> str:
+        """What is kept beside signs, in words; empty if nothing."""
+        if self.simplex:
+            return "its rows add up to 1 at the given point, and are kept so"
+        return "it is symmetric at the given point, and is kept so" if self.symmetric else ""
+
+    def around(self, generator: np.random.Generator, spread: float) -> Floats:
+        """Numbers so far away as `spread` says, relative to the leaf's own size; a leaf of zeros moves too."""
+        steps = spread * normals(generator, self.leaf.shape)
+        if self.simplex:
+            inside = (1 - spread / 2) * self.leaf + spread / 2 / self.leaf.shape[-1]
+            return self.kept(inside * np.exp(steps))
+        moved = self.leaf * np.exp(steps) if self.one_signed else self.leaf + size(self.leaf) * steps
+        return self.kept(moved)
+
+    def kept(self, numbers: Floats) -> Floats:
+        """The numbers moved to where they keep to it."""
+        if self.simplex:
+            numbers = np.abs(numbers)
+            return numbers / np.maximum(numbers.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
+        if self.symmetric:
+            return (numbers + np.swapaxes(numbers, -1, -2)) / 2
+        return np.abs(numbers) * np.sign(self.leaf) if self.one_signed else numbers
+
+    def with_zeros(self, kept: Callable[[Floats], Any]) -> Floats:
+        """The leaf with some elements 0, unless it has to be as it is."""
+        free = not (self.one_signed or self.simplex or self.symmetric)
+        return self.leaf * kept(self.leaf) if free else self.leaf
+
+
+class Places:
+    """The places at which a case is judged, drawn by a generator."""
+
+    def __init__(self, case: Case, generator: np.random.Generator) -> None:
+        self.case, self.generator = case, generator
+        self.given = widened(case.differentiated)
+        self.domains = [Domain(g, own.dtype) for g, own in zip(self.given, case.differentiated, strict=True)]
+
+    def place(self, name: str, point: Leaves, role: Literal["generic", "special", "stress"], **options: Any) -> Place:
+        """A place with a random cotangent, both rounded to the user's dtypes."""
+        return Place(name, held_wide(point, self.case.differentiated), self.cotangent(), role, **options)
+
+    def cotangent(self) -> Leaves:
+        """Normal numbers in the shapes of the outputs; 1 for a scalar function and its gradient."""
+        if self.case.function.scalar:
+            return [np.ones(())]
+        drawn = [normals(self.generator, output.shape) for output in self.case.outputs]
+        return held_wide(drawn, self.case.outputs)
+
+    def around(self, name: str, spread: float) -> Place:
+        """A point so far from the given one as the spread says."""
+        return self.place(name, [domain.around(self.generator, spread) for domain in self.domains], "generic")
+
+    def special(self) -> list[Place]:
+        """The given point, which may lie on a kink, and points with zeros, where many kinks are."""
+        found = [self.place("given", self.given, "special")]
+        if self.case.options.at == "given":
+            return found
+        for name, kept in (
+            ("zeros", lambda leaf: np.arange(leaf.size).reshape(leaf.shape) % 2),
+            ("all zeros", np.zeros_like),
+        ):
+            found.append(self.place(name, [domain.with_zeros(kept) for domain in self.domains], "special"))
+        return found
+
+    def generic(self) -> list[Place]:
+        """Points where nothing is special."""
+        if self.case.options.at == "given":
+            return []
+        unit_scale = [domain.kept(normals(self.generator, domain.leaf.shape)) for domain in self.domains]
+        return [
+            self.around("near", 0.01),
+            self.around("around", 0.3),
+            self.around("far", 1.0),
+            self.place("unit scale", unit_scale, "generic"),
+        ]
+
+    def stressed(self) -> list[Place]:
+        """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with both signs."""
+        places: list[Place] = []
+        if self.case.options.at == "given":
+            return places
+        count = len(self.given)
+        for step, stress in enumerate((None, *STRESS)):
+            turn = step % count
+            leaf, domain = self.given[turn], self.domains[turn]
+            tiny = math.sqrt(float(jnp.finfo(self.case.differentiated[turn].dtype).tiny))
+            magnitude = stress or tiny
+            if (count > 1 and magnitude > 1e3) or domain.simplex:
+                continue  # a product with it is no longer what a logit is
+            alternating = np.where(np.arange(leaf.size).reshape(leaf.shape) % 2, -1.0, 1.0)
+            for signs in (alternating, -alternating) if leaf.size == 1 else (alternating,):
+                magnitudes = magnitude * self.generator.uniform(1.0, 1.25, leaf.shape)
+                shuffled = self.generator.permutation(signs.ravel()).reshape(leaf.shape)
+                point = [*self.given[:turn], domain.kept(magnitudes * shuffled), *self.given[turn + 1 :]]
+                name = f"magnitudes of {magnitude:.0e}" + f" in {self.case.paths[turn]}" * (count > 1)
+                places.append(self.place(name, point, "stress", tiny=stress is None))
+        return places
+
+
+def held_wide(leaves: Leaves, like: list[Any]) -> Leaves:
+    """The leaves as other dtypes hold them, in float64."""
+    with as_the_user_runs_it():
+        return widened(held(leaves, like))

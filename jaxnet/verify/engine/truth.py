@@ -1,0 +1,355 @@
+"""The right gradient at a point, and what rounding explains of a difference from it.
+
+By autodiff of the function in float64: in reverse mode, or in forward mode where loops cannot be reversed; by
+differences where there is no autodiff. What is compiled is kept for each function, so that other keys, points and
+scales of the same shapes compile nothing.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.verify.engine.case import Case, Function, memoized
+from jaxnet.verify.engine.precision import (
+    DOUBLE,
+    HALF,
+    Floats,
+    Leaves,
+    compiled,
+    held,
+    is_large,
+    precision,
+    spacing,
+    widened,
+)
+from jaxnet.verify.engine.rounding import Slots, nudged
+
+Mode = Literal["reverse", "forward", "differences"]
+PERTURBATIONS = 6
+COLUMNS = 64  # of the Jacobian at a time, in forward mode
+# Above this many numbers, slopes that are computed one at a time are computed for a random selection.
+MOST = 2000
+
+
+class Truth:
+    """The right gradient at a point.
+
+    Attributes:
+        outputs: what the function returns there.
+        gradient: for each leaf; NaN where nothing is known.
+        unit: one unit in the last place of what is judged.
+        noise: for each element, what rounding explains: the largest change when inputs, cotangent and every
+            intermediate result move by one unit in their last place. It is measured when it is asked for.
+    """
+
+    def __init__(self, outputs: Leaves, gradient: Leaves, unit: float, measure: Callable[[float], Leaves]) -> None:
+        """A gradient, and how its noise is measured in numbers of a unit in the last place."""
+        self.outputs, self.gradient, self.unit = outputs, gradient, unit
+        self._measure = measure
+
+    @functools.cached_property
+    def noise(self) -> Leaves:
+        """What rounding explains, measured once."""
+        return [np.asarray(leaf) + self.floor(i) for i, leaf in enumerate(self._measure(self.unit))]
+
+    def floor(self, leaf: int) -> float:
+        """What the noise of every element of a leaf is at least: a unit of its largest."""
+        return self.unit * self.largest(leaf)
+
+    def largest(self, leaf: int) -> float:
+        """The largest element of a leaf."""
+        return largest(self.gradient[leaf])
+
+    def in_unit(self, unit: float) -> "Truth":
+        """The same for numbers of another unit in the last place."""
+        return self if unit == self.unit else Truth(self.outputs, self.gradient, unit, self._measure)
+
+    def with_noise(self, noise: Callable[[], Leaves], gradient: Leaves | None = None) -> "Truth":
+        """With another noise, and perhaps another gradient."""
+        return Truth(self.outputs, self.gradient if gradient is None else gradient, self.unit, lambda unit: noise())
+
+    def times(self, factor: float) -> "Truth":
+        """For a cotangent that is so many times as large."""
+        gradient = [factor * leaf for leaf in self.gradient]
+        return Truth(self.outputs, gradient, self.unit, lambda unit: [abs(factor) * n for n in self._measure(unit)])
+
+
+def largest(leaf: Floats) -> float:
+    """The largest finite magnitude."""
+    with np.errstate(all="ignore"):
+        found = float(np.max(np.abs(leaf), initial=0))
+    return found if np.isfinite(found) else float(np.max(np.abs(leaf), initial=0, where=np.isfinite(leaf)))
+
+
+# By autodiff ---------------------------------------------------------------------------------------------------------
+
+
+def _reverse(function: Function, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+    """The outputs and, by reverse mode, Jᵀ ct."""
+    outputs, pull = jax.vjp(lambda leaves: function.outputs(leaves, fixed), differentiated)
+    (gradient,) = pull([c.astype(o.dtype) for c, o in zip(cotangent, outputs, strict=True)])
+    return outputs, gradient
+
+
+def _forward(function: Function, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+    """The same by forward mode: ⟨ct, J e⟩ for every unit vector e."""
+    count = sum(leaf.size for leaf in differentiated)
+    ends = np.cumsum([leaf.size for leaf in differentiated])[:-1].tolist()
+
+    def apart(vector: Any) -> Leaves:
+        parts = jnp.split(vector, ends)
+        return [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, differentiated, strict=True)]
+
+    def slope(index: Any) -> tuple[Any, Leaves]:
+        unit = (jnp.arange(count) == index).astype(float)
+        run = functools.partial(jax.jvp, lambda *leaves: function.outputs(list(leaves), fixed))
+        outputs, moved = run(tuple(differentiated), tuple(apart(unit)))
+        return sum(jnp.sum(c * m) for c, m in zip(cotangent, moved, strict=True)), outputs
+
+    slopes, outputs = jax.lax.map(slope, jnp.arange(count), batch_size=COLUMNS)
+    return [output[0] for output in outputs], apart(slopes)
+
+
+AUTODIFF: dict[str, Callable[..., tuple[Leaves, Leaves]]] = {"reverse": _reverse, "forward": _forward}
+
+
+@memoized
+def _program(function: Function, mode: Mode, exact: bool, large: bool) -> Callable[..., tuple[Leaves, Leaves]]:
+    """Outputs and gradient, compiled for a precision: what is traced depends on it."""
+    return compiled(functools.partial(AUTODIFF[mode], function), large=large)
+
+
+@memoized
+def _values(function: Function, large: bool) -> Callable[..., Leaves]:
+    return compiled(function.outputs, large=large)
+
+
+@memoized
+def _nudged(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[Callable[..., Any], Floats]:
+    """The derivative for a stack of seeds by which everything is nudged; and which of its slots are loops."""
+    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
+    traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*groups)
+    slots, count = Slots(traced), len(groups[0])
+    nudges = count + len(groups[2])
+
+    def moved(leaves: tuple[Leaves, Leaves, Leaves], at_zero: Any, row: tuple[Any, Any]) -> tuple[Leaves, Leaves]:
+        (differentiated, fixed, cotangent), (seeds, units) = leaves, row
+        given = [*differentiated, *cotangent]
+        given = [nudged(leaf, seeds[i], units[i], at_zero) for i, leaf in enumerate(given)]
+        arguments = [*given[:count], *fixed, *given[count:]]
+        results = slots.run(arguments, seeds[nudges:], units[nudges:], at_zero)
+        return results[: len(results) - count], results[len(results) - count :]
+
+    @compiled
+    def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any, at_zero: Any) -> tuple[Leaves, Leaves]:
+        return jax.lax.map(functools.partial(moved, leaves, at_zero), (seeds, units))
+
+    return run, np.concatenate([np.zeros(nudges, bool), slots.iterating])
+
+
+def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """The shapes and dtypes of leaves, hashable."""
+    return tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class Differentiator:
+    """The function of a case with the means to differentiate it.
+
+    Attributes:
+        case: the case.
+        mode: by which it is differentiated.
+        exact: whether it is run in float64, or in the user's own dtypes because it cannot be.
+        generator: of the directions of perturbations.
+    """
+
+    def __init__(self, case: Case, mode: Mode, exact: bool, generator: np.random.Generator) -> None:
+        self.case = case if exact else case.as_written()
+        self.mode, self.exact, self.generator = mode, exact, generator
+        self.large = is_large(case.differentiated)
+        self._nearby: tuple[str, list[Leaves]] = "", []
+
+    def derivative(self, point: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+        """The function's outputs and its gradient by autodiff, as float64 arrays."""
+        with precision(self.exact):
+            given = self._as_run(point, cotangent)
+            run = _program(self.case.function, self.mode, self.exact, self.large)
+            outputs, gradient = run(*given)
+            return widened(outputs), widened(gradient)
+
+    def outputs(self, point: Leaves) -> Leaves:
+        """The function's outputs alone."""
+        case = self.case
+        with precision(self.exact), np.errstate(all="ignore"):
+            leaves = point if self.exact else held(point, case.differentiated)
+            if case.function.traced:
+                return widened(_values(case.function, self.large)(leaves, case.fixed_in(self.exact)))
+            came = [case.layout.as_came("differentiated", leaves), case.layout.as_came("fixed", case.fixed)]
+            return [np.asarray(leaf, np.float64) for leaf in case.function.outputs(*came)]
+
+    def _as_run(self, point: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves, Leaves]:
+        case = self.case
+        if self.exact:
+            return point, case.fixed_in(True), cotangent
+        return held(point, case.differentiated), case.fixed, held(cotangent, case.outputs)
+
+    def truth(self, point: Leaves, cotangent: Leaves, unit: float) -> Truth:
+        """The right gradient at a point, its noise for numbers of such a unit in the last place.
+
+        Args:
+            point: the differentiated leaves, float64.
+            cotangent: the leaves of the cotangent, float64.
+            unit: relative, of every rounded result; where its own dtype is coarser than that, its own is taken.
+        """
+        if self.mode == "differences":
+            return self._by_differences(point, cotangent, unit)
+        outputs, gradient = self.derivative(point, cotangent)
+        return Truth(outputs, gradient, unit, functools.partial(self._noise, point, cotangent, gradient))
+
+    def _noise(self, point: Leaves, cotangent: Leaves, gradient: Leaves, unit: float) -> Leaves:
+        seeds, units, nudges = self._seeds(point, cotangent, unit)
+        at_inputs = [min(unit, own) for own in self.case.units]
+        units[:, :nudges] = [*at_inputs, *[0.0 if self.case.function.scalar else unit] * len(cotangent)]
+        _, moved = self._moved(point, cotangent, seeds, units, 0.0)
+        return [_largest_change(stack, leaf) for stack, leaf in zip(moved, gradient, strict=True)]
+
+    def noise_of_outputs(self, place: Any, unit: float) -> Leaves:
+        """What rounding explains of a difference from the function's outputs."""
+        if self.mode == "differences":
+            return [np.zeros(output.shape) for output in self.case.outputs]
+        seeds, units, _ = self._seeds(place.point, place.cotangent, unit)
+        moved, _ = self._moved(place.point, place.cotangent, seeds, units, 0.0)
+        return [_largest_change(stack, leaf) for stack, leaf in zip(moved, self.outputs(place.point), strict=True)]
+
+    def beside(self, place: Any, step: float) -> Leaves:
+        """Gradients right beside a point: inputs and intermediate results moved a relative step, zeros a step of 1.
+
+        In every other of them all elements of a result go the same way.
+        """
+        seeds, units, _ = self._seeds(place.point, place.cotangent, step)
+        units *= self.generator.choice((-1, 1), units.shape)
+        seeds[::2] = 0
+        units[0], units[2] = np.abs(units[0]), -np.abs(units[2])
+        return self._moved(place.point, place.cotangent, seeds, units, step)[1]
+
+    def nearby(self, place: Any, step: float) -> list[Leaves]:
+        """The gradients at two points right beside a place, on opposite sides; computed once for a place."""
+        if self._nearby[0] != place.name:
+            moves = [step * self.generator.choice((-1, 1), leaf.shape) * _scale(leaf) for leaf in place.point]
+            points = [[leaf + way * move for leaf, move in zip(place.point, moves, strict=True)] for way in (1, -1)]
+            self._nearby = place.name, [self.derivative(point, place.cotangent)[1] for point in points]
+        return self._nearby[1]
+
+    def _seeds(self, point: Leaves, cotangent: Leaves, unit: float) -> tuple[Floats, Floats, int]:
+        """For each perturbation a row of seeds and one of units; and how many of a row are for inputs."""
+        with precision(self.exact):
+            shapes = tuple(map(described, self._as_run(point, cotangent)))
+            _, iterating = _nudged(self.case.function, self.mode, self.exact, shapes)
+        seeds = self.generator.integers(1, 2**32, (PERTURBATIONS, len(iterating)), np.uint32)
+        units = np.where(iterating, RESIDUALS / limit_of(unit) if unit in OWN_UNITS else 0.0, unit)
+        return seeds, np.tile(units, (PERTURBATIONS, 1)), len(point) + len(cotangent)
+
+    def _moved(
+        self, point: Leaves, cotangent: Leaves, seeds: Floats, units: Floats, at_zero: float
+    ) -> tuple[Leaves, Leaves]:
+        with precision(self.exact), np.errstate(all="ignore"):
+            leaves = self._as_run(point, cotangent)
+            run, _ = _nudged(self.case.function, self.mode, self.exact, tuple(map(described, leaves)))
+            outputs, gradients = run(leaves, seeds, units, at_zero)
+            return widened(outputs), widened(gradients)
+
+    def _by_differences(self, point: Leaves, cotangent: Leaves, unit: float) -> Truth:
+        gradient, doubt = self._slopes(point, cotangent)
+
+        def measure(unit: float) -> Leaves:
+            noise = [leaf / DOUBTS + unit * np.abs(g) for leaf, g in zip(doubt, gradient, strict=True)]
+            if unit > DOUBLE:
+                moved = [leaf * (1 + unit * self.generator.choice((-1, 1), leaf.shape)) for leaf in point]
+                changed, _ = self._slopes(moved, cotangent)
+                noise = [n + np.abs(c - g) for n, c, g in zip(noise, changed, gradient, strict=True)]
+            return noise
+
+        return Truth(self.outputs(point), gradient, unit, measure)
+
+    def _slopes(self, point: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+        """The gradient element by element, and its doubt; NaN, unknown, beyond the first `MOST` in a random order."""
+        gradient = [np.full(leaf.shape, np.nan) for leaf in point]
+        doubt = [np.full(leaf.shape, np.nan) for leaf in point]
+        elements = [(i, j) for i, leaf in enumerate(point) for j in range(leaf.size)]
+        chosen = elements if len(elements) <= MOST else self.generator.permutation(elements)[:MOST]
+        for i, j in chosen:
+            direction = [np.zeros(leaf.shape) for leaf in point]
+            direction[i].flat[j] = size(point[i])
+            slope, spread = self.slope(point, cotangent, direction)
+            gradient[i].flat[j] = slope / direction[i].flat[j]
+            doubt[i].flat[j] = spread / direction[i].flat[j]
+        return gradient, doubt
+
+    def slope(self, point: Leaves, cotangent: Leaves, direction: Leaves) -> tuple[float, float]:
+        """The derivative of ⟨ct, f⟩ along a direction, and how far it is in doubt.
+
+        Central differences at h, h/2, h/4, ... have errors in even powers of h, which Richardson's scheme takes away
+        one by one; the entry of its table that differs least from its neighbours counts (Ridders, 1982).
+        """
+        row: list[float] = []
+        best, doubt = np.nan, np.inf
+        for level in range(LEVELS):
+            h = STEP / 2**level
+            ahead, behind = (
+                self.outputs([leaf + sign * h * v for leaf, v in zip(point, direction, strict=True)])
+                for sign in (1, -1)
+            )
+            with np.errstate(all="ignore"):
+                # The change of every output first, and the sum after: a large sum would round small changes away.
+                terms = [((a - b) * c).sum() for a, b, c in zip(ahead, behind, cotangent, strict=True)]
+                sizes = [np.abs(a * c).sum() for a, c in zip(ahead, cotangent, strict=True)]
+            fresh = [float(sum(terms)) / (2 * h)]
+            rounding = DOUBLE * float(sum(sizes)) / h
+            for order, coarser in enumerate(row, start=1):
+                fresh.append(fresh[-1] + (fresh[-1] - coarser) / (4.0**order - 1))
+                spread = max(abs(fresh[-1] - fresh[-2]), abs(fresh[-1] - coarser)) + rounding
+                if spread < doubt:
+                    best, doubt = fresh[-1], spread
+            row = fresh
+        return best, doubt
+
+
+def _scale(leaf: Floats) -> Floats:
+    """How far an element moves in a step of 1."""
+    return np.where(leaf, np.abs(leaf), size(leaf))
+
+
+def _largest_change(stack: Floats, leaf: Floats) -> Floats:
+    """For each element, over the perturbations that stay finite."""
+    with np.errstate(all="ignore"):
+        change = np.abs(stack - leaf)
+    return np.where(np.isfinite(change), change, 0).max(axis=0)
+
+
+STEP, LEVELS = 2.0**-7, 7
+DOUBTS = 100.0
+OWN_UNITS = tuple(spacing(dtype) for dtype in (np.float64, np.float32, jnp.bfloat16, np.float16))
+RESIDUALS = 16.0  # of an approximate forward pass, times the change of one more round, are rounding
+
+# Right gradients stay below about 30 units of measured rounding and the mildest mistakes begin at a billion, so that
+# any number between would do.
+UNITS_IN_FLOAT64 = 1e4
+# In the user's own dtype every operation rounds, and there are as many ways to round as to write a formula.
+UNITS_IN_OWN_DTYPE = 32.0
+# In half precision 32 would be a tenth of the gradient and hide mistakes; right rules stay within 1 there.
+UNITS_IN_HALF_PRECISION = 8.0
+
+
+def limit_of(unit: float) -> float:
+    """How many units of noise are still rounding, where one unit in the last place is this."""
+    if unit == DOUBLE:
+        return UNITS_IN_FLOAT64
+    return UNITS_IN_OWN_DTYPE if unit < HALF else UNITS_IN_HALF_PRECISION
+
+
+def size(leaf: Floats) -> float:
+    """The root of the mean square of a leaf, 1 for zeros."""
+    return float(np.sqrt(np.mean(np.square(leaf)))) or 1.0

@@ -1,0 +1,52 @@
+"""Mistakes about the sum over the examples of a batch."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.precision import Floats, Leaves
+from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.report import Kind
+
+LARGEST_BATCH = 64
+
+
+def by_example(evidence: Evidence) -> Verdict | None:
+    """Some examples are left out, or the wrong axis is summed."""
+    leaf, shown = evidence.leaf, evidence.shown
+    batches = [examples(evidence, c) for c in shown[:3]]
+    if not all(batches):
+        return None
+    stacks = [np.stack([example[leaf] for example in batch]) for batch in batches]
+    hypotheses: tuple[tuple[Kind, str, Callable[[np.ndarray], np.ndarray]], ...] = (
+        ("partial", "the last example is left out of the sum over the batch", lambda s: s[:-1].sum(0)),
+        ("partial", "the first example is left out of the sum over the batch", lambda s: s[1:].sum(0)),
+        ("missing_reduction", "it is the first example's gradient alone: sum over the batch", lambda s: s[0]),
+        ("missing_reduction", "it is the last example's gradient alone: sum over the batch", lambda s: s[-1]),
+        ("missing_reduction", "the wrong axis is summed: sum over the batch", _summed_over_the_other_axis),
+    )
+    for kind, text, hypothesis in hypotheses:
+        if all(evidence.explains(c, hypothesis(s)) for c, s in zip(shown, stacks, strict=False)):
+            return kind, text
+    return None
+
+
+def _summed_over_the_other_axis(stack: Floats) -> Floats:
+    summed = stack.sum(axis=-1)
+    return summed if summed.shape == stack.shape[1:] else np.full(stack.shape[1:], np.nan)
+
+
+def examples(evidence: Evidence, comparison: Comparison) -> list[Leaves]:
+    """The gradients of the examples alone, whose sum is the gradient; empty where there is no batch.
+
+    The cotangent of one example is the cotangent with all other rows 0.
+    """
+    cotangent = comparison.place.cotangent
+    if evidence.case.function.scalar or len({c.shape[:1] for c in cotangent}) != 1 or cotangent[0].ndim == 0:
+        return []
+    m = len(cotangent[0])
+    if not 2 <= m <= LARGEST_BATCH:
+        return []
+    rows = [row.reshape(-1, *[1] * (cotangent[0].ndim - 1)) for row in np.eye(m)]
+    return [evidence.pulled(comparison, [row * c for c in cotangent]) for row in rows]
