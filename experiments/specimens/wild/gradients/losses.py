@@ -1,4 +1,4 @@
-# ruff: noqa: N803 (matrices are capital letters, as in the lecture)
+# ruff: noqa: N803, N806 (matrices are capital letters, as in the lecture)
 """Softmax and losses: faults of kernels, criteria and course solutions written by hand."""
 
 import itertools
@@ -81,7 +81,7 @@ MASKED_LOGSUMEXP = Function("softmax", masked_logsumexp, logits_with_huge_ones_l
 def exponential_taken_before_the_mask(ct, z, kept):
     """The exponential of an element left out overflows, and 0 times infinity is not a number."""
     exponentials = jnp.exp(z - masked_logsumexp(z, kept)[:, None])
-    return ct[:, None] * exponentials * kept, None
+    return jnp.where(kept, ct[:, None], 0) * exponentials, None
 
 
 # Cross-entropy of logits ---------------------------------------------------------------------------------------------
@@ -170,6 +170,18 @@ def weights_scaled_by_the_first_cotangent(ct, x, W, y):
     """The weight gradient was summed over the rows in the forward pass, and is multiplied by ct[0] afterwards."""
     dx, _, _ = linear_cross_entropies_rule(ct, x, W, y)
     return dx, ct[0] * linear_cross_entropies_rule(jnp.ones_like(ct), x, W, y)[1], None
+
+
+@found(
+    "marin-community/marin#2732",
+    "dtype",
+    of=LINEAR_CROSS_ENTROPIES.cast(jnp.bfloat16, "cross-entropy"),
+    mended=linear_cross_entropies_rule,
+)
+def gradients_of_half_precision_in_single_precision(ct, x, W, y):
+    """The kernel's gradients are float32 whatever the arguments are, and the next rule meets another dtype."""
+    dx, dW, _ = linear_cross_entropies_rule(ct, x, W, y)
+    return dx.astype(jnp.float32), dW.astype(jnp.float32), None
 
 
 def confident_logits(generator, scale):
