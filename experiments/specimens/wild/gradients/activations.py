@@ -47,7 +47,7 @@ def rectified_rule(ct, z):
 WITHOUT_SLOPE = Function("leaky rectifier", rectified, preactivations)
 
 
-@found("chainer/chainer#5898", "mask", of=WITHOUT_SLOPE, mended=rectified_rule)
+@found("chainer/chainer#5898", "activation", of=WITHOUT_SLOPE, mended=rectified_rule)
 def sign_read_off_an_output_that_has_none(ct, z):
     """The output tells where the input was negative, but with a slope of 0 it is 0 there, and all gradients pass."""
     return (jnp.where(rectified(z) >= 0, ct, 0),)
@@ -124,7 +124,7 @@ def elu_rule(ct, z, alpha=1.0):
 
 
 FALLING_ELU = Function("exponential unit", lambda z: elu(z, -2.0), preactivations)
-FAR_BELOW = Function("exponential unit", elu, lambda g, scale: (uniform(g, -11.0, -7.5, 5, 3),))
+FAR_BELOW = Function("exponential unit", elu, lambda g, scale: (uniform(g, -18.0, -8.0, 5, 3),))
 
 
 def falling_elu_rule(ct, z):
@@ -132,7 +132,7 @@ def falling_elu_rule(ct, z):
     return elu_rule(ct, z, -2.0)
 
 
-@found("pytorch/pytorch#47671", "mask", of=FALLING_ELU, mended=falling_elu_rule)
+@found("pytorch/pytorch#47671", "activation", of=FALLING_ELU, mended=falling_elu_rule)
 def branch_chosen_by_the_output(ct, z):
     """The output is positive everywhere when α is negative, and the derivative 1 is taken for negative inputs, too."""
     output = elu(z, -2.0)
@@ -246,7 +246,7 @@ def hard_sigmoid_rule(ct, z):
 HARD_SIGMOID = Function("sigmoid", hard_sigmoid, lambda g, scale: (uniform(g, -6.0, 6.0, 5, 3),))
 
 
-@found("pytorch/pytorch#51438", "mask", of=HARD_SIGMOID, mended=hard_sigmoid_rule)
+@found("pytorch/pytorch#51438", "activation", of=HARD_SIGMOID, mended=hard_sigmoid_rule)
 def slope_beyond_the_bounds(ct, z):
     """The derivative is 1/6 also where the output is 0 or 1."""
     return (ct / 6,)

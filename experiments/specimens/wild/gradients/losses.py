@@ -185,10 +185,10 @@ def gradients_of_half_precision_in_single_precision(ct, x, W, y):
 
 
 def confident_logits(generator, scale):
-    """Logits that are larger by 9 to 11 at the label."""
+    """Logits that are larger by 11 to 17 at the label."""
     y = labels(generator, 4, 5)
     z = normal(generator, 5, 4, scale=min(scale, 1.0))
-    return z + jax.nn.one_hot(y, 4, dtype=z.dtype) * uniform(generator, 10.0, 11.0, 5, 1), y
+    return z + jax.nn.one_hot(y, 4, dtype=z.dtype) * uniform(generator, 11.0, 17.0, 5, 1), y
 
 
 CONFIDENT = Function("cross-entropy", cross_entropies, confident_logits)

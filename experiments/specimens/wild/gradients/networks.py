@@ -162,7 +162,7 @@ def derivative_of_the_output_unit_missing(ct, x, W1, b1, W2, b2, y):
     return *dense_rule(d_a1 * sigmoid.derivative(z1), x, W1, b1), dW2, db2, dy
 
 
-@found("joelgrus/data-science-from-scratch#31", "value", of=SIGMOID_NETWORK, mended=sigmoid_network_rule)
+@found("joelgrus/data-science-from-scratch#31", "extra_term", of=SIGMOID_NETWORK, mended=sigmoid_network_rule)
 def hidden_layer_sees_the_updated_weights(ct, x, W1, b1, W2, b2, y):
     """The output layer's weights take their step before the hidden layer's δ is computed with them."""
     z1 = dense(x, W1, b1)

@@ -142,7 +142,7 @@ def parameters_of_another_index_invert_the_output(ct, x, gain, shift):
     return dx, (ct * x_hat).sum(axis=0), d_shift
 
 
-@found("Oneflow-Inc/oneflow#6149", "unknown", of=LAYER_NORM, mended=layer_norm_rule)
+@found("Oneflow-Inc/oneflow#6149", "structure", of=LAYER_NORM, mended=layer_norm_rule)
 def gradients_of_gain_and_shift_exchanged(ct, x, gain, shift):
     """The gain receives the gradient of the shift, and the shift that of the gain."""
     dx, d_gain, d_shift = layer_norm_rule(ct, x, gain, shift)
