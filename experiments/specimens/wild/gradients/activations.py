@@ -201,7 +201,7 @@ def parentheses_of_the_numerator_missing(ct, z):
     return (ct * (1 + e + z * e / (1 + e) ** 2),)
 
 
-@found("huggingface/candle#2083", "non_finite", of=SILU_AT_ZERO, mended=silu_rule)
+@found("PaddlePaddle/Paddle#56280", "non_finite", of=SILU_AT_ZERO, mended=silu_rule)
 def logistic_function_as_a_quotient_by_the_input(ct, z):
     """σ is recovered as the output over the input, to save an exponential: at an input of 0 it is 0/0."""
     s = silu(z) / z
