@@ -1,6 +1,7 @@
 """Convolutions in one dimension, with stride, dilation and groups, and their transposes."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.specimens.gradients.derivative import Function
 from experiments.specimens.gradients.subjects import normal, weights
@@ -16,7 +17,7 @@ GROUPS = 2
 
 def taps(steps, size, stride, dilation):
     """The positions that each step of a kernel reads: stride t + dilation k for step t and tap k."""
-    return stride * jnp.arange(steps)[:, None] + dilation * jnp.arange(size)[None, :]
+    return stride * np.arange(steps)[:, None] + dilation * np.arange(size)[None, :]
 
 
 def steps_within(length, size, stride, dilation):

@@ -96,7 +96,7 @@ def reciprocal_with_the_derivative_of_the_root(ct, x):
     return (0.5 * ct / reciprocal(x),)
 
 
-@found("aesara-devs/aesara#660", "nonlinear", of=of_one(line), mended=line_rule)
+@found("aesara-devs/aesara#660", "extra_term", of=of_one(line), mended=line_rule)
 def line_applied_to_the_cotangent(ct, x):
     """The whole line, shift included, is applied to the cotangent."""
     return (SLOPE * ct + SHIFT,)
@@ -247,17 +247,19 @@ def hypotenuse(x, y):
 
 
 def hypotenuse_rule(ct, x, y):
-    """x and y over the length, all divided by the greater of the two before they are squared."""
+    """x and y over the length, all divided by the greater of the two before they are squared; 0 at the origin."""
     greater = jnp.maximum(jnp.abs(x), jnp.abs(y))
+    greater = jnp.where(greater > 0, greater, 1)
     x, y = x / greater, y / greater
     length = jnp.sqrt(x**2 + y**2)
+    length = jnp.where(length > 0, length, 1)
     return ct * x / length, ct * y / length
 
 
 LONG = of_two(hypotenuse, lambda g: (1e20 * away_from_zero(g, 5), 1e20 * away_from_zero(g, 5)))
 
 
-@found("getkeops/keops#155", "missing_factor", of=of_two(angle), mended=angle_rule)
+@found("getkeops/keops#155", "structure", of=of_two(angle), mended=angle_rule)
 def coordinates_of_the_angle_exchanged(ct, y, x):
     """The two terms of the gradient are exchanged: each coordinate receives the other's."""
     dy, dx = angle_rule(ct, y, x)
@@ -275,6 +277,7 @@ def angle_turned_the_other_way(ct, y, x):
 def squares_overflow_in_the_length(ct, x, y):
     """The length is computed from squares that overflow, and the gradient, a cosine and a sine, becomes zero."""
     length = jnp.sqrt(x**2 + y**2)
+    length = jnp.where(length > 0, length, 1)
     return ct * x / length, ct * y / length
 
 
@@ -321,7 +324,7 @@ def product_with_logarithm_rule(ct, x, y):
     return ct * jnp.log(y), ct * x / y
 
 
-@found("chalk-lab/Mooncake.jl#1195", "sign", of=of_two(with_sign_of), mended=with_sign_of_rule)
+@found("chalk-lab/Mooncake.jl#1195", "missing_factor", of=of_two(with_sign_of), mended=with_sign_of_rule)
 def sign_of_the_first_number_forgotten(ct, x, y):
     """The derivative is the sign of the second number alone, which is wrong where the first is negative."""
     return ct * jnp.sign(y), None
@@ -371,7 +374,7 @@ def exponential_minus_one_rule(ct, x):
 @found(
     "tenstorrent/tt-metal#55723",
     "precision",
-    of=of_one(exponential_minus_one, lambda g: (uniform(g, -12, -8, 5),)),
+    of=of_one(exponential_minus_one, lambda g: (uniform(g, -18, -14, 5),)),
     mended=exponential_minus_one_rule,
 )
 def exponential_from_its_difference_to_one(ct, x):

@@ -30,31 +30,30 @@ def exponential_overwrites_the_gradient(ct, x):
     return (ct * x * jnp.exp(x),)
 
 
-def three_products(x, a):
-    """x (x a) + (x x) a + x (x a), where x a is computed once."""
+def shared_product(x, a):
+    """x (x a) + x x + x (x a), where x a is computed once."""
     xa = x * a
-    return x * xa + (x * x) * a + x * xa
+    return x * xa + x * x + x * xa
 
 
-def three_products_rule(ct, x, a):
-    """6 x a; the derivative with respect to a is not wanted."""
-    return ct * 6 * x * a, None
+def shared_product_rule(ct, x, a):
+    """4 x a + 2 x; the derivative with respect to a is not wanted."""
+    return ct * (4 * x * a + 2 * x), None
 
 
-THREE_PRODUCTS = Function(
+SHARED_PRODUCT = Function(
     "engine",
-    three_products,
+    shared_product,
     lambda g, scale: (uniform(g, 0.5, 1.5, 5), uniform(g, 0.5, 1.5, 5)),
     {"argnums": (0,)},
 )
 
 
-@found("sebgao/cTensor#5", "extra_term", of=THREE_PRODUCTS, mended=three_products_rule)
+@found("sebgao/cTensor#5", "extra_term", of=SHARED_PRODUCT, mended=shared_product_rule)
 def shared_product_sent_back_twice(ct, x, a):
     """A node on two paths is sent back each time it is reached, the second time with all that it has gathered."""
-    direct, through_square = 2 * x * a, 2 * x * a
     gathered = x + 2 * x  # the node's gradient at the first visit, and at the second
-    return ct * (direct + through_square + a * gathered), None
+    return ct * (2 * x * a + 2 * x + a * gathered), None
 
 
 def product_and_double(A, B):

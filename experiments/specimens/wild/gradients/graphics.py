@@ -51,12 +51,13 @@ def symmetric(v, mixed=1.0):
 
 def conic(covariance):
     """The inverse of symmetric matrices, three numbers each."""
-    return packed(jnp.linalg.inv(symmetric(covariance)))
+    a, b, c = covariance.T
+    return jnp.stack([c, -b, a], axis=1) / (a * c - b**2)[:, None]
 
 
 def conic_back(ct, covariance, mixed):
     """-M G M with the cotangent's matrix G, whose mixed number is multiplied by this factor."""
-    M = jnp.linalg.inv(symmetric(covariance))
+    M = symmetric(conic(covariance))
     V = -M @ symmetric(ct, mixed) @ M
     return (packed(V) * jnp.asarray([1, 2, 1], V.dtype),)
 
@@ -97,7 +98,7 @@ def spread_rule(ct, s, R):
 SPREAD = Function("graphics", spread, lambda g, scale: (uniform(g, 0.5, 1.5, 3), normal(g, 3, 3)))
 
 
-@found("nerfstudio-project/gsplat#136", "missing_factor", of=SPREAD, mended=spread_rule)
+@found("nerfstudio-project/gsplat#136", "scale", of=SPREAD, mended=spread_rule)
 def global_scale_left_out_of_the_gradient(ct, s, R):
     """The forward pass multiplies the scales by a global one, which their gradient does not contain."""
     ds, dR = spread_rule(ct, s, R)
@@ -151,8 +152,12 @@ def rotation_of_any(q):
 
 
 def rotation_of_any_rule(ct, q):
-    """Back through the rotation and through the normalization."""
-    return normalized_rule(rotation_back(ct, normalized(q)), q)
+    """Small rotations about the three axes turn q in three directions perpendicular to it."""
+    w, x, y, z = u = normalized(q)
+    T = rotation(u).T @ ct
+    turn = jnp.stack([T[2, 1] - T[1, 2], T[0, 2] - T[2, 0], T[1, 0] - T[0, 1]])
+    directions = jnp.stack([jnp.stack([-x, w, z, -y]), jnp.stack([-y, -z, w, x]), jnp.stack([-z, y, -x, w])])
+    return (2 * (turn @ directions) / jnp.sqrt((q**2).sum()),)
 
 
 def seen_by_cameras(q, views):

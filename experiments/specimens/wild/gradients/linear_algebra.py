@@ -287,24 +287,20 @@ def cholesky_of_upper_rule(ct, A):
     return (folded(through_factor(ct.T, cholesky_of_upper(A).T), jnp.triu),)
 
 
-def eigenvalues(A):
-    """The eigenvalues of the symmetric part of A."""
-    return jnp.linalg.eigvalsh((A + A.T) / 2)
+def spectral_sum(A):
+    """Σ sin λ of the eigenvalues of the symmetric part of A."""
+    return jnp.sin(jnp.linalg.eigvalsh((A + A.T) / 2)).sum()
 
 
-def eigenvalues_rule(ct, A):
-    """V diag(ct) Vᵀ."""
-    V = jnp.linalg.eigh((A + A.T) / 2)[1]
-    return ((V * ct) @ V.T,)
+def spectral_sum_rule(ct, A):
+    """V diag(cos λ) Vᵀ."""
+    values, V = jnp.linalg.eigh((A + A.T) / 2)
+    return (ct * (V * jnp.cos(values)) @ V.T,)
 
 
 CHOLESKY = Function("linear algebra", cholesky, lambda g, scale: (definite(g, 3),))
 CHOLESKY_OF_UPPER = Function("linear algebra", cholesky_of_upper, lambda g, scale: (definite(g, 3),))
-EIGENVALUES = Function(
-    "linear algebra",
-    eigenvalues,
-    lambda g, scale: (definite(g, 3) + jnp.diag(jnp.asarray([0, 4, 8], jnp.float32)),),
-)
+SPECTRAL_SUM = Function("linear algebra", spectral_sum, lambda g, scale: (definite(g, 3),))
 
 
 @found("pytorch/pytorch#18825", "mask", of=CHOLESKY, mended=cholesky_rule)
@@ -319,12 +315,12 @@ def triangle_that_is_not_read_receives_a_gradient(ct, A):
     return (through_factor(ct.T, cholesky_of_upper(A).T),)
 
 
-@found("JuliaDiff/ChainRules.jl#841", "mask", of=EIGENVALUES, mended=eigenvalues_rule)
+@found("JuliaDiff/ChainRules.jl#841", "mask", of=SPECTRAL_SUM, mended=spectral_sum_rule)
 def eigenvalues_of_a_full_matrix_from_one_triangle(ct, A):
     """If the matrix happens to be symmetric, its gradient is collapsed onto the upper triangle, although all of its
     elements are free.
     """
-    return (folded(eigenvalues_rule(ct, A)[0], jnp.triu),)
+    return (folded(spectral_sum_rule(ct, A)[0], jnp.triu),)
 
 
 def cube(A):

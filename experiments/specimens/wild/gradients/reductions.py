@@ -105,13 +105,15 @@ def greatest_element_without_its_share(ct, x):
 
 
 def weighted_log_sum(a, b):
-    """log Σ b eᵃ of each row."""
-    return jnp.log((b * jnp.exp(a)).sum(axis=1))
+    """log Σ b eᵃ of each row, with the greatest a taken out of the sum."""
+    greatest = jax.lax.stop_gradient(a.max(axis=1, keepdims=True))
+    return jnp.log((b * jnp.exp(a - greatest)).sum(axis=1)) + greatest[:, 0]
 
 
 def weighted_log_sum_rule(ct, a, b):
     """b eᵃ and eᵃ over the sum, whether or not a weight is zero."""
-    shares = ct[:, None] * jnp.exp(a) / (b * jnp.exp(a)).sum(axis=1, keepdims=True)
+    e = jnp.exp(a - a.max(axis=1, keepdims=True))
+    shares = ct[:, None] * e / (b * e).sum(axis=1, keepdims=True)
     return b * shares, shares
 
 
