@@ -152,8 +152,8 @@ def power_with_bases_of_zero(ct, x, y):
 
 @right(of=elementwise(jnp.cbrt, low=-3.0, high=-0.3), source="jax-ml/jax jax/_src/lax/lax.py")
 def cube_root_of_negative_numbers_from_its_output(ct, x):
-    """out/(3x), where x^(-2/3) has no real power."""
-    return (ct * jnp.cbrt(x) / (3 * x),)
+    """1/(3 out²), where x^(-2/3) has no real power."""
+    return (ct / (3 * jnp.cbrt(x) ** 2),)
 
 
 @right(of=elementwise(jax.lax.rsqrt, low=0.2, high=4.0), source=TORCH)
@@ -193,11 +193,17 @@ def tangent_from_its_output(ct, x):
 # Special functions ---------------------------------------------------------------------------------------------------
 
 
+SINC_SLOPE = tuple((-1) ** k * 2 * k / math.factorial(2 * k + 1) for k in range(9, 0, -1))
+
+
 @right(of=Function(AREA, jnp.sinc, with_zeros), source="jax-ml/jax jax/_src/numpy/ufuncs.py")
-def sinc_with_its_limit_at_zero(ct, x):
-    """(cos πx - sinc x)/x, and 0 at 0; both branches are finite."""
-    safe = jnp.where(x == 0, 1, x)
-    return (ct * jnp.where(x == 0, 0, (jnp.cos(math.pi * safe) - jnp.sinc(safe)) / safe),)
+def sinc_with_a_series_near_zero(ct, x):
+    """(cos u - sin u/u)/u with u = πx; where that cancels its series; both branches are finite."""
+    u = math.pi * x
+    near = jnp.abs(u) < 1
+    safe = jnp.where(near, 1, u)
+    series = u * jnp.polyval(jnp.asarray(SINC_SLOPE, x.dtype), jnp.where(near, u * u, 0))
+    return (ct * math.pi * jnp.where(near, series, (jnp.cos(safe) - jnp.sin(safe) / safe) / safe),)
 
 
 @right(of=elementwise(jax.scipy.special.i0e), source="jax-ml/jax jax/_src/lax/special.py")
