@@ -417,7 +417,7 @@ def gamma_quantile(shape, p):
         lambda g, scale: (jnp.asarray([0.8, 2.0, 3.5], jnp.float32), uniform(g, 0.1, 0.9, 5, 3)),
         {"argnums": 1},
     ),
-    source="pyro-ppl/numpyro numpyro/distributions/util.py",
+    source="tensorflow/probability tensorflow_probability/python/math/special.py",
 )
 def quantile_by_the_density_at_its_output(ct, shape, p):
     """One over the density at the quantile; the derivative by the shape is not asked for."""
