@@ -169,9 +169,10 @@ def huge(generator, scale):
 
 @right(of=Function(AREA, jnp.hypot, huge), source=TORCH)
 def hypotenuse_of_huge_numbers_from_its_output(ct, x, y):
-    """The two direction cosines, without a square."""
+    """The two direction cosines, without a square, and 0 where there is no direction."""
     out = jnp.hypot(x, y)
-    return ct * x / out, (ct * (y / out)).sum(axis=1, keepdims=True)
+    safe = jnp.where(out == 0, 1, out)
+    return ct * (x / safe), (ct * (y / safe)).sum(axis=1, keepdims=True)
 
 
 @right(

@@ -209,7 +209,8 @@ def log_marginal_likelihood(K, y):
     source="scikit-learn/scikit-learn sklearn/gaussian_process/_gpr.py",
 )
 def marginal_likelihood_by_outer_products(ct, K, y):
-    """(α αᵀ - K⁻¹)/2 with α = K⁻¹ y, without the derivative of a factor."""
+    """(α αᵀ - K⁻¹)/2 with α = K⁻¹ y, without the derivative of a factor; K is symmetrized as in the function."""
+    K = symmetric_part(K)
     factor = jax.scipy.linalg.cho_factor(K, lower=True)
     alpha = jax.scipy.linalg.cho_solve(factor, y)
     inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(len(K), dtype=K.dtype))
@@ -221,10 +222,11 @@ def marginal_likelihood_by_outer_products(ct, K, y):
     source="jax-ml/jax jax/_src/scipy/linalg.py",
 )
 def matrix_exponential_by_a_block_matrix(ct, A):
-    """The upper right block of the exponential of [[Aᵀ, ct], [0, Aᵀ]]."""
-    n = len(A)
-    block = jnp.block([[A.T, ct], [jnp.zeros_like(A), A.T]])
-    return (jax.scipy.linalg.expm(block)[:n, n:],)
+    """The upper right block of the exponential of [[Aᵀ, ct], [0, Aᵀ]], with a cotangent that is scaled to 1."""
+    n, size = len(A), jnp.abs(ct).max()
+    size = jnp.where(size == 0, 1, size)
+    block = jnp.block([[A.T, ct / size], [jnp.zeros_like(A), A.T]])
+    return (size * jax.scipy.linalg.expm(block)[:n, n:],)
 
 
 # Products and transforms ---------------------------------------------------------------------------------------------

@@ -214,9 +214,10 @@ def lists(generator, scale):
 @right(of=Function(AREA, ranking_loss, lists), source="google-deepmind/optax optax/losses/_ranking.py")
 def ranking_loss_with_an_empty_list(ct, scores, relevance, mask):
     """The softmax of the items in the mask; a list without any has zeros, and is not counted."""
-    top = scores.max(axis=-1, keepdims=True)
-    e, r = jnp.where(mask, jnp.exp(scores - top), 0), jnp.where(mask, relevance, 0)
     some = mask.any(axis=-1, keepdims=True)
+    inside = jnp.where(mask, scores, -jnp.inf)
+    top = jnp.where(some, inside.max(axis=-1, keepdims=True), 0)
+    e, r = jnp.exp(inside - top), jnp.where(mask, relevance, 0)
     total = jnp.where(some, e.sum(axis=-1, keepdims=True), 1)
     each = ct / some.sum()
     by_scores = each * (e / total * r.sum(axis=-1, keepdims=True) - r)
