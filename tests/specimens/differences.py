@@ -1,5 +1,7 @@
 """The right gradient without autodiff and without the verifier: differences in float64, extrapolated to a step of 0."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,19 @@ def gradient_by_differences(function, args, cotangent, argnums):
     Central differences at h, h/2, h/4, ... have errors in even powers of h, which Richardson's scheme takes away one by
     one (Ridders, 1982).
     """
+    return _slopes(function, args, cotangent, argnums, _central)
+
+
+def bounds_by_differences(function, args, cotangent, argnums):
+    """The smaller and the larger of each element's one-sided slopes: the gradients there may be at a kink.
+
+    One-sided differences have errors in all powers of h.
+    """
+    sides = [_slopes(function, args, cotangent, argnums, side) for side in (_behind, _ahead)]
+    return [np.stack([np.minimum(*pair), np.maximum(*pair)]) for pair in zip(*sides, strict=True)]
+
+
+def _slopes(function, args, cotangent, argnums, slope):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         args, weights = widened(args), [np.asarray(c, np.float64) for c in floats(cotangent)]
         chosen = [args[i] for i in argnums]
@@ -46,20 +61,33 @@ def gradient_by_differences(function, args, cotangent, argnums):
             outputs = floats(function(*(replaced.get(i, arg) for i, arg in enumerate(args))))
             return sum(jnp.sum(c * o) for c, o in zip(weights, outputs, strict=True))
 
-        slopes = np.zeros(len(vector))
         run = _compiled(value, vector)
         base = np.asarray(vector)
-        for i in range(len(base)):
-            size = max(abs(base[i]), 1.0)
-            row = []
-            for level in range(LEVELS):
-                h = STEP * size / 2**level
-                ahead, behind = base.copy(), base.copy()
-                ahead[i] += h
-                behind[i] -= h
-                row.append((float(run(ahead)) - float(run(behind))) / (ahead[i] - behind[i]))
-            slopes[i] = _extrapolated(row)
+        slopes = np.array([slope(run, base, i) for i in range(len(base))])
         return [np.asarray(leaf) for leaf in restored(jnp.asarray(slopes))]
+
+
+def _central(run, base, i):
+    return _extrapolated([_quotient(run, base, i, h, -h) for h in _steps(base[i])], 4.0)
+
+
+def _ahead(run, base, i):
+    return _extrapolated([_quotient(run, base, i, h, 0.0) for h in _steps(base[i])], 2.0)
+
+
+def _behind(run, base, i):
+    return _extrapolated([_quotient(run, base, i, 0.0, -h) for h in _steps(base[i])], 2.0)
+
+
+def _steps(number):
+    return [STEP * max(abs(number), 1.0) / 2**level for level in range(LEVELS)]
+
+
+def _quotient(run, base, i, ahead, behind):
+    high, low = base.copy(), base.copy()
+    high[i] += ahead
+    low[i] += behind
+    return (float(run(high)) - float(run(low))) / (high[i] - low[i])
 
 
 def _compiled(value, vector):
@@ -71,9 +99,8 @@ def _compiled(value, vector):
     return compiled
 
 
-def _extrapolated(row):
-    row = list(row)
+def _extrapolated(row, ratio):
     for order in range(1, len(row)):
-        factor = 4.0**order
-        row = [(factor * finer - coarser) / (factor - 1) for coarser, finer in zip(row, row[1:], strict=False)]
+        factor = ratio**order
+        row = [(factor * finer - coarser) / (factor - 1) for coarser, finer in itertools.pairwise(row)]
     return row[0]
