@@ -1,0 +1,152 @@
+"""States: shared by arrays that should have their own, of another dtype after a step, and updates of another dtype."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax import GradientTransformation
+
+from experiments.specimens.optimizers.subjects import ADAGRAD, ADAM, DESCENT, adam
+from experiments.specimens.optimizers.wholes import Whole
+from experiments.specimens.specimen import Catalogue
+from experiments.specimens.wild.optimizers.rmsprop import adagrad
+from experiments.specimens.wild.optimizers.schedules import descent
+
+catalogue = Catalogue()
+found = catalogue.found
+
+EMBEDDINGS = {
+    "item": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3),
+    "user": np.linspace(1, -1, 12, dtype=np.float32).reshape(4, 3),
+}
+
+
+@found(
+    "lyst/lightfm#32",
+    "partial",
+    "['user']",
+    of=Whole("adagrad of two embeddings", optax.adagrad, EMBEDDINGS),
+    mended=ADAGRAD.factory(adagrad),
+)
+def sum_of_the_items_for_the_users_too(learning_rate, eps=1e-7):
+    """The users' gradients are divided by the root of the items' sum, for they have the same shape."""
+    right = ADAGRAD.optimizer(adagrad, learning_rate, eps=eps)
+
+    def update(gradients, state, params=None):
+        updates, after = right.update(gradients, state, params)
+        shared = state.sum_of_squares | {"user": state.sum_of_squares["item"]}
+        wrong, _ = right.update(gradients, state._replace(sum_of_squares=shared), params)
+        return updates | {"user": wrong["user"]}, after
+
+    return GradientTransformation(right.init, update)
+
+
+WITHOUT_BIAS = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.ones(4, np.float32)}
+
+
+@found(
+    "nntrainer/nntrainer#219",
+    "zero",
+    "['bias']",
+    of=Whole("gradient descent", optax.sgd, WITHOUT_BIAS),
+    mended=DESCENT.factory(descent),
+)
+def bias_left_out_of_descent(learning_rate):
+    """A bias that was not zero at first is never updated."""
+    right = DESCENT.optimizer(descent, learning_rate)
+
+    def update(gradients, state, params=None):
+        updates, after = right.update(gradients, state, params)
+        return updates | {"bias": jnp.zeros_like(updates["bias"])}, after
+
+    return GradientTransformation(right.init, update)
+
+
+@found(
+    "nntrainer/nntrainer#219",
+    "scale",
+    "['bias']",
+    of=Whole("adam", optax.adam, WITHOUT_BIAS),
+    mended=ADAM.factory(adam),
+)
+def bias_moved_twice(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """Adam's case updates the bias, and what follows all cases updates it again."""
+    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+
+    def update(gradients, state, params=None):
+        updates, after = right.update(gradients, state, params)
+        return updates | {"bias": 2 * updates["bias"]}, after
+
+    return GradientTransformation(right.init, update)
+
+
+# dtypes ----------------------------------------------------------------------------------------------------------------
+
+BFLOAT16 = {"weight": jnp.linspace(-1, 1, 6, dtype="bfloat16").reshape(2, 3), "bias": jnp.ones(4, "bfloat16")}
+
+
+@found(
+    "google-deepmind/optax#1405",
+    "dtype",
+    of=Whole("adam in bfloat16", optax.adam, BFLOAT16),
+    mended=ADAM.factory(adam),
+)
+def updates_promoted_by_the_rate(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """A learning rate that is an array of float32 promotes updates of bfloat16 parameters to float32."""
+    direction = optax.scale_by_adam(b1, b2, eps)
+
+    def update(gradients, state, params=None):
+        directions, after = direction.update(gradients, state, params)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        return jax.tree.map(lambda d: -(d * jnp.asarray(rate, jnp.float32)), directions), after
+
+    return GradientTransformation(direction.init, update)
+
+
+@found(
+    "google/tunix#1880",
+    "dtype",
+    of=Whole("adam in bfloat16", optax.adam, BFLOAT16),
+    mended=ADAM.factory(adam),
+)
+def moments_promoted_by_the_rates(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """β are arrays of float32 in the state, and the moments are bfloat16 before the first step and float32 after it."""
+    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+
+    def update(gradients, state, params=None):
+        updates, after = right.update(gradients, state, params)
+        wide = {n: jax.tree.map(lambda x: x.astype(jnp.float32), getattr(after, n)) for n in ("mu", "nu")}
+        return updates, after._replace(**wide)
+
+    return GradientTransformation(right.init, update)
+
+
+# Averages of gradients in other trees -----------------------------------------------------------------------------------
+
+
+def by_parameter(learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
+    """Adam whose state holds a pair of moments at each parameter, as Flax's own optimizers had it."""
+    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+
+    def init(params: Any) -> Any:
+        return {
+            "step": jnp.zeros([], jnp.int32),
+            "param_states": jax.tree.map(lambda p: {"grad_ema": 0 * p, "grad_sq_ema": 0 * p}, params),
+        }
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moments = optax.tree.get(right.init(gradients), "mu")
+        tree = jax.tree.structure(moments)
+        pairs = tree.flatten_up_to(state["param_states"])
+        m, v = (tree.unflatten([pair[name] for pair in pairs]) for name in ("grad_ema", "grad_sq_ema"))
+        before = right.init(gradients)._replace(count=state["step"], mu=m, nu=v)  # pyright: ignore[reportAttributeAccessIssue]
+        updates, after = right.update(gradients, before, params)
+        states = jax.tree.map(lambda m, v: {"grad_ema": m, "grad_sq_ema": v}, after.mu, after.nu)
+        return updates, {"step": after.count, "param_states": states}
+
+    return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+catalogue.right(of=Whole("adam", optax.adam), source="google/flax flax/optim/adam.py")(by_parameter)
