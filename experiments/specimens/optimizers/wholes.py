@@ -1,4 +1,4 @@
-"""Optimizers that Optax lacks, by hand, and subjects whose specimens are whole optimizers in place of rules of one array."""
+"""Optimizers that Optax lacks, by hand, and subjects whose specimens are whole optimizers, not rules of one array."""
 
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ DAMPENED = by_hand(
     Family("dampened momentum", None, {"v": "momentum_buffer"}, {"momentum": 0.9, "dampening": 0.5}), dampened
 )
 
-# NAdam with Dozat's schedule of β₁, as PyTorch and Keras have it --------------------------------------------------------
+# NAdam with Dozat's schedule of β₁, as PyTorch and Keras have it ------------------------------------------------------
 
 
 def scheduled_rates(t: Any, b1: Any) -> tuple[Any, Any]:
@@ -75,7 +75,7 @@ SCHEDULED_NADAM = by_hand(
     scheduled_nadam,
 )
 
-# Rprop, after Riedmiller and Braun, without weight-backtracking ---------------------------------------------------------
+# Rprop, after Riedmiller and Braun, without weight-backtracking -------------------------------------------------------
 
 
 def rprop(g, last, size, t, alpha):
@@ -89,7 +89,7 @@ def rprop(g, last, size, t, alpha):
 
 RPROP = by_hand(Family("rprop", None, {"last": "prev", "size": "step_size"}, {}), rprop)
 
-# ASGD: descent whose rate falls, beside an average of the parameters ----------------------------------------------------
+# ASGD: descent whose rate falls, beside an average of the parameters --------------------------------------------------
 
 
 def asgd(g, mean, t, theta, alpha):
@@ -101,7 +101,7 @@ def asgd(g, mean, t, theta, alpha):
 
 ASGD = by_hand(Family("asgd", None, {"mean": "ax"}, {}), asgd)
 
-# Sophia's step, with the mean of g² for the diagonal of the Hessian -----------------------------------------------------
+# Sophia's step, with the mean of g² for the diagonal of the Hessian ---------------------------------------------------
 
 
 def sophia(g, m, h, alpha, b1, b2):
@@ -112,7 +112,7 @@ def sophia(g, m, h, alpha, b1, b2):
 
 SOPHIA = by_hand(Family("sophia", None, {"m": "exp_avg", "h": "hessian"}, {"b1": 0.965, "b2": 0.99}), sophia)
 
-# ADOPT: the gradient is divided by the root of v from before the step --------------------------------------------------
+# ADOPT: the gradient is divided by the root of v from before the step -------------------------------------------------
 
 
 def adopt(g, m, v, t, alpha, b1, b2, eps):
@@ -125,7 +125,7 @@ def adopt(g, m, v, t, alpha, b1, b2, eps):
 
 ADOPT = by_hand(Family("adopt", None, MOMENTS, {"b1": 0.9, "b2": 0.9999, "eps": 1e-6}), adopt)
 
-# Averages of weights: the gradients' place is taken by the weights that are averaged -----------------------------------
+# Averages of weights: the gradients' place is taken by the weights that are averaged ----------------------------------
 
 
 def moving_average(g, theta):

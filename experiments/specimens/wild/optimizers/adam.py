@@ -41,7 +41,7 @@ def adamw(g, m, v, t, alpha, b1, b2, eps, weight_decay, theta):
     return update - alpha * weight_decay * theta, m, v
 
 
-# ε ---------------------------------------------------------------------------------------------------------------------
+# ε --------------------------------------------------------------------------------------------------------------------
 
 
 @found("karpathy/nanochat#304", "convention", "before bias correction", of=ADAMW, mended=adamw)
@@ -144,7 +144,7 @@ def eps_that_vanishes(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     return adam_in_the_dtype_of_g(narrow_denominator)(learning_rate, b1, b2, eps)
 
 
-# Bias correction -------------------------------------------------------------------------------------------------------
+# Bias correction ------------------------------------------------------------------------------------------------------
 
 
 @found("karpathy/convnetjs#70", "convention", of=ADAM, mended=adam)
@@ -230,7 +230,7 @@ def divided_by_the_power_itself(g, m, t, alpha, decay):
     return -alpha * m / decay**t, m
 
 
-# The counter -----------------------------------------------------------------------------------------------------------
+# The counter ----------------------------------------------------------------------------------------------------------
 
 
 @found("pytorch/ao#4915", "precision", of=Whole("adamw", optax.adamw), mended=ADAMW.factory(adamw))
@@ -240,7 +240,7 @@ def count_in_bfloat16(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e
     return family.optimizer(adamw, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
 
-# The rates -------------------------------------------------------------------------------------------------------------
+# The rates ------------------------------------------------------------------------------------------------------------
 
 
 @found("FluxML/Optimisers.jl#215", "value", "rounded to bfloat16", of=ADAM, mended=adam)
@@ -269,7 +269,7 @@ def rates_as_the_first_version_of_the_paper_had_them(g, m, v, t, alpha, b1, b2, 
     return adam(g, m, v, t, alpha, 1 - b1, 1 - b2, eps)
 
 
-# The moments -----------------------------------------------------------------------------------------------------------
+# The moments ----------------------------------------------------------------------------------------------------------
 
 
 @found("raskr/rust-autograd#16", "convention", of=ADAM, mended=adam)
@@ -292,7 +292,7 @@ def moments_in_bfloat16(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     return ADAM._replace(kept_in=jnp.bfloat16).optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
 
 
-# AMSGrad, NAdam, RAdam, AdaBelief, ADOPT --------------------------------------------------------------------------------
+# AMSGrad, NAdam, RAdam, AdaBelief, ADOPT ------------------------------------------------------------------------------
 
 
 def amsgrad(g, m, v, v_max, t, alpha, b1, b2, eps):

@@ -89,7 +89,7 @@ def gradient_clipped_in_place_of_the_step(learning_rate):
     return chained(optax.clip_by_block_rms(1.0), optax.scale_by_rms())(learning_rate)
 
 
-# Adafactor's factors: one mean square for each row and one for each column ----------------------------------------------
+# Adafactor's factors: one mean square for each row and one for each column --------------------------------------------
 
 MATRICES = {
     "tall": np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3),
@@ -110,7 +110,7 @@ def factored(normalizer_of: Any) -> Any:
             count, rows, columns = state
 
             def moved(old: Any, g: Any, axis: int) -> Any:
-                keep = 1 - jnp.asarray(count + 1, g.dtype) ** -0.8
+                keep = (1 - jnp.asarray(count + 1, jnp.float32) ** -0.8).astype(g.dtype)  # as Optax has it
                 return keep * old + (1 - keep) * jnp.mean(g**2 + 1e-12, axis=axis)
 
             rows = jax.tree.map(lambda r, g: moved(r, g, 1), rows, gradients)

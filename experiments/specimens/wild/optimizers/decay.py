@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -74,7 +73,7 @@ def decay_by_the_rate_before_its_schedule(learning_rate, b1=0.9, b2=0.999, eps=1
     return ADAMW.optimizer(rule, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
 
-# Descent ---------------------------------------------------------------------------------------------------------------
+# Descent --------------------------------------------------------------------------------------------------------------
 
 
 def descent_with_decay(learning_rate: Any, weight_decay: float = 0.01) -> GradientTransformation:
@@ -154,7 +153,7 @@ for name, kind, step in (
     pair = OptimizerPair(from_step(start, step), STRONGLY_DECAYED)
     catalogue.enter(f"descent with weight decay: {name}", kind, pair, source="ml-explore/mlx#4426")
 
-# NAdam and AdaGrad -----------------------------------------------------------------------------------------------------
+# NAdam and AdaGrad ----------------------------------------------------------------------------------------------------
 
 
 def nadam_with_decay(

@@ -82,7 +82,7 @@ def mean_square_overwritten_by_its_reciprocal_root(g, s, alpha, decay, eps):
     return -alpha * g * s, s
 
 
-# AdaGrad ---------------------------------------------------------------------------------------------------------------
+# AdaGrad --------------------------------------------------------------------------------------------------------------
 
 
 def adagrad(g, s, alpha, eps):
@@ -142,7 +142,7 @@ def index_that_is_not_advanced(learning_rate, eps=1e-7):
     return GradientTransformation(right.init, update)
 
 
-# Adadelta --------------------------------------------------------------------------------------------------------------
+# Adadelta -------------------------------------------------------------------------------------------------------------
 
 
 def adadelta_without_decay(learning_rate: Any, rho: float = 0.9, eps: float = 1e-6) -> GradientTransformation:

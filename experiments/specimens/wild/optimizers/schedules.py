@@ -10,7 +10,7 @@ from optax import GradientTransformation
 
 from experiments.specimens.optimizers.subjects import ADAM, DESCENT, HEAVY_BALL, adam
 from experiments.specimens.optimizers.wholes import Whole
-from experiments.specimens.specimen import Catalogue
+from experiments.specimens.specimen import Catalogue, words
 from experiments.specimens.wild.optimizers.momentum import heavy_ball
 
 catalogue = Catalogue()
@@ -69,7 +69,7 @@ def step_that_stays_at_0(learning_rate, momentum=0.9):
     return HEAVY_BALL.optimizer(heavy_ball, moved(learning_rate, lambda count: 0 * count), momentum=momentum)
 
 
-# Finished optimizers, each with a schedule of its own -------------------------------------------------------------------
+# Finished optimizers, each with a schedule of its own -----------------------------------------------------------------
 
 
 def scheduled(rate: Any) -> GradientTransformation:
@@ -82,22 +82,13 @@ def warmed_up(count: Any) -> Any:
     return 0.1 * jnp.clip(jnp.asarray(count, float), 1, 8) / 8
 
 
-def as_optimizer(area: str, rate: Any) -> Whole:
-    """Optax's descent with this rate."""
-    return Whole(area, optax.sgd(rate))
-
-
 def found_rate(source: str, *, of: Any, area: str) -> Any:
     """A decorator for a schedule that is wrong, where the schedule `of` is right."""
 
     def register(rate: Any) -> Any:
-        def candidate(given: Any) -> Any:
-            return scheduled(given)
-
-        name = f"{area}: {rate.__name__.replace('_', ' ')}"
-        subject = as_optimizer(area, of)
-        catalogue.enter(name, "convention", subject.case(candidate(rate)), source=source)
-        catalogue.enter(f"{name}, mended", None, subject.case(candidate(of)), source=source)
+        name, subject = f"{area}: {words(rate)}", Whole(area, optax.sgd(of))
+        catalogue.enter(name, "convention", subject.case(scheduled(rate)), source=source)
+        catalogue.enter(f"{name}, mended", None, subject.case(scheduled(of)), source=source)
         return rate
 
     return register
@@ -157,7 +148,7 @@ def factor_in_place_of_the_rate(count):
     return 0.5 + 0 * jnp.asarray(count, float)
 
 
-# Gradients collected over several steps --------------------------------------------------------------------------------
+# Gradients collected over several steps -------------------------------------------------------------------------------
 
 
 def over_two(combined: Any) -> Any:
@@ -187,7 +178,8 @@ def over_two(combined: Any) -> Any:
 
 def descent_over_two(learning_rate: Any) -> GradientTransformation:
     """Optax's."""
-    return optax.MultiSteps(optax.sgd(learning_rate), 2).gradient_transformation()
+    steps = optax.MultiSteps(optax.sgd(learning_rate), 2, accumulator_dtype=jnp.result_type(float))
+    return steps.gradient_transformation()
 
 
 @found(

@@ -1,7 +1,5 @@
 """States: shared by arrays that should have their own, of another dtype after a step, and updates of another dtype."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +80,7 @@ def bias_moved_twice(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     return GradientTransformation(right.init, update)
 
 
-# dtypes ----------------------------------------------------------------------------------------------------------------
+# dtypes ---------------------------------------------------------------------------------------------------------------
 
 BFLOAT16 = {"weight": jnp.linspace(-1, 1, 6, dtype="bfloat16").reshape(2, 3), "bias": jnp.ones(4, "bfloat16")}
 
@@ -121,32 +119,3 @@ def moments_promoted_by_the_rates(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
         return updates, after._replace(**wide)
 
     return GradientTransformation(right.init, update)
-
-
-# Averages of gradients in other trees -----------------------------------------------------------------------------------
-
-
-def by_parameter(learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
-    """Adam whose state holds a pair of moments at each parameter, as Flax's own optimizers had it."""
-    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
-
-    def init(params: Any) -> Any:
-        return {
-            "step": jnp.zeros([], jnp.int32),
-            "param_states": jax.tree.map(lambda p: {"grad_ema": 0 * p, "grad_sq_ema": 0 * p}, params),
-        }
-
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moments = optax.tree.get(right.init(gradients), "mu")
-        tree = jax.tree.structure(moments)
-        pairs = tree.flatten_up_to(state["param_states"])
-        m, v = (tree.unflatten([pair[name] for pair in pairs]) for name in ("grad_ema", "grad_sq_ema"))
-        before = right.init(gradients)._replace(count=state["step"], mu=m, nu=v)  # pyright: ignore[reportAttributeAccessIssue]
-        updates, after = right.update(gradients, before, params)
-        states = jax.tree.map(lambda m, v: {"grad_ema": m, "grad_sq_ema": v}, after.mu, after.nu)
-        return updates, {"step": after.count, "param_states": states}
-
-    return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
-
-
-catalogue.right(of=Whole("adam", optax.adam), source="google/flax flax/optim/adam.py")(by_parameter)

@@ -1,4 +1,4 @@
-"""Right optimizers as public libraries write them: folded, flattened, in place, with other states and other counters."""
+"""Right optimizers as public libraries write them: folded, flattened, in place, with other states and counters."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ from jaxnet.verify import from_step
 catalogue = Catalogue()
 right = catalogue.right
 
-# Adam ------------------------------------------------------------------------------------------------------------------
+# Adam -----------------------------------------------------------------------------------------------------------------
 
 
 @right(of=ADAM, source="keras-team/keras keras/src/optimizers/adam.py")
@@ -122,11 +122,9 @@ def powers_of_both_rates_in_the_state(learning_rate, b1=0.9, b2=0.999, eps=1e-8,
     """β₁ᵗ and β₂ᵗ are arrays of one number, multiplied in every step; nothing else counts but the schedule."""
 
     def init(params):
+        m, v = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         powers = [jnp.ones(1, jnp.result_type(float))] * 2
-        return {"t": jnp.zeros(1, jnp.int32), "b_t": powers, "m": jax.tree.map(lambda p: 0 * p, params), "v": params}
-
-    def with_zeros(params):
-        return init(params) | {"v": jax.tree.map(lambda p: 0 * p, params)}
+        return {"t": jnp.zeros(1, jnp.int32), "b_t": powers, "m": m, "v": v}
 
     def update(gradients, state, params=None):
         rate = learning_rate(state["t"][0]) if callable(learning_rate) else learning_rate
@@ -141,7 +139,30 @@ def powers_of_both_rates_in_the_state(learning_rate, b1=0.9, b2=0.999, eps=1e-8,
 
         return jax.tree.map(one, m, v, params), {"t": state["t"] + 1, "b_t": powers, "m": m, "v": v}
 
-    return GradientTransformation(with_zeros, update)
+    return GradientTransformation(init, update)
+
+
+@right(of=Whole("adam", optax.adam), source="google/flax flax/optim/adam.py")
+def pair_of_moments_at_each_parameter(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """The state holds a dictionary of two moments in the place of each parameter."""
+    usual = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+
+    def init(params: Any) -> Any:
+        return {
+            "step": jnp.zeros([], jnp.int32),
+            "param_states": jax.tree.map(lambda p: {"grad_ema": 0 * p, "grad_sq_ema": 0 * p}, params),
+        }
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        tree = jax.tree.structure(gradients)
+        pairs = tree.flatten_up_to(state["param_states"])
+        m, v = (tree.unflatten([pair[name] for pair in pairs]) for name in ("grad_ema", "grad_sq_ema"))
+        before = usual.init(gradients)._replace(count=state["step"], mu=m, nu=v)  # pyright: ignore[reportAttributeAccessIssue]
+        updates, after = usual.update(gradients, before, params)
+        states = jax.tree.map(lambda m, v: {"grad_ema": m, "grad_sq_ema": v}, after.mu, after.nu)
+        return updates, {"step": after.count, "param_states": states}
+
+    return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 @right(of=RADAM, source="LiyuanLucasLiu/RAdam#36")
@@ -166,7 +187,7 @@ def product_of_the_rates_up_to_the_next(g, m, v, p, t, alpha, b1, b2, eps):
     return g * (-alpha * (1 - now) / (1 - p)) / root + m * (-alpha * ahead / (1 - p * ahead)) / root, m, v, p
 
 
-# Momentum --------------------------------------------------------------------------------------------------------------
+# Momentum -------------------------------------------------------------------------------------------------------------
 
 
 def nag_of_fairseq(learning_rate: Any) -> GradientTransformation:
@@ -279,7 +300,7 @@ def direction_in_terms_of_the_new_moment(g, m, alpha, b1, b2, weight_decay, thet
     return -alpha * (jnp.sign((b2 - b1) * g + b1 * m) + weight_decay * theta), m
 
 
-# RMSProp, Adadelta, Rprop, LARS ----------------------------------------------------------------------------------------
+# RMSProp, Adadelta, Rprop, LARS ---------------------------------------------------------------------------------------
 
 
 @right(of=RMSPROP, source="jax-ml/jax#1427")
