@@ -58,7 +58,7 @@ def built(case):
 
 
 def gradients_for(params, steps):
-    """Normal numbers, of a size for each element between 1e-4 and 10, some of them zero, one element's first two among them."""
+    """Normal numbers of a size for each element, 1e-4 to 10, some of them zero, such as the first two of the first."""
     generator = np.random.default_rng(3)
     leaves, tree = jax.tree.flatten(params)
     sizes = [10 ** generator.uniform(-4, 1, np.shape(leaf)) for leaf in leaves]

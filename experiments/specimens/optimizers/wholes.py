@@ -32,6 +32,11 @@ def by_hand(family: Family, rule: Any) -> Family:
     return family._replace(reference=family.factory(rule))
 
 
+def transformation(init: Any, update: Any) -> GradientTransformation:
+    """Two functions as an optimizer."""
+    return GradientTransformation(init, update)
+
+
 def chained(*parts: Any) -> Any:
     """A factory: transformations of Optax, then the learning rate."""
 

@@ -28,6 +28,7 @@ from experiments.specimens.optimizers.wholes import (
     by_hand,
     scheduled_nadam,
     scheduled_rates,
+    transformation,
 )
 from experiments.specimens.specimen import Catalogue
 
@@ -103,11 +104,11 @@ def adam_in_the_dtype_of_g(denominator: Any) -> Any:
     """A factory of Adam whose arrays are all of the gradients' dtype, but for what is done in the denominator."""
 
     def make(learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
-        moments = optax.scale_by_adam(b1, b2)
+        moments: Any = optax.scale_by_adam(b1, b2)
 
         def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             _, after = moments.update(gradients, state, params)
-            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+            rate: Any = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
             def one(m: Any, v: Any) -> Any:
                 count = after.count.astype(jnp.promote_types(m.dtype, jnp.float32))
@@ -116,7 +117,7 @@ def adam_in_the_dtype_of_g(denominator: Any) -> Any:
 
             return jax.tree.map(one, after.mu, after.nu), after
 
-        return GradientTransformation(moments.init, update)  # pyright: ignore[reportArgumentType]
+        return transformation(moments.init, update)
 
     return make
 
@@ -193,7 +194,7 @@ def first_moments_without_their_factors(g, m, v, t, alpha, b1, b2, eps):
 @found("DiffSharp/DiffSharp#292", "convention", of=Whole("adam", optax.adam), mended=ADAM.factory(adam))
 def count_of_every_parameter(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """One counter for all parameters is advanced at each of them, twice in a step of two."""
-    moments = optax.scale_by_adam(b1, b2)
+    moments: Any = optax.scale_by_adam(b1, b2)
 
     def update(gradients, state, params=None):
         _, after = moments.update(gradients, state, params)
@@ -206,7 +207,7 @@ def count_of_every_parameter(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
             steps.append(-jnp.asarray(rate, m.dtype) * m_hat / (jnp.sqrt(v_hat) + eps))
         return jax.tree.unflatten(jax.tree.structure(gradients), steps), after
 
-    return GradientTransformation(moments.init, update)
+    return transformation(moments.init, update)
 
 
 def debiased(learning_rate: Any, decay: float = 0.9) -> GradientTransformation:
@@ -407,12 +408,14 @@ def groups_of_radam(scalars_of: Any) -> Any:
             updates = {}
             for name, g in gradients.items():
                 t, alpha = jnp.asarray(after["t"], g.dtype), jnp.asarray(rate, g.dtype)
-                after[name] = averages(g, *state[name], *BETAS[name])
+                (m, v), (b1, b2) = state[name], BETAS[name]
+                after[name] = m, v = averages(g, m, v, b1, b2)
                 b1, b2 = BETAS[scalars_of(name)]
-                updates[name] = -alpha * rectified(*corrected(*after[name], t, b1, b2), t, b2, 1e-8)
+                m_hat, v_hat = corrected(m, v, t, b1, b2)
+                updates[name] = -alpha * rectified(m_hat, v_hat, t, b2, 1e-8)
             return updates, after
 
-        return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+        return transformation(init, update)
 
     return make
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from optax import GradientTransformation
 
-from experiments.specimens.optimizers.wholes import Whole, chained
+from experiments.specimens.optimizers.wholes import Whole, chained, transformation
 from experiments.specimens.specimen import Catalogue
 
 catalogue = Catalogue()
@@ -121,7 +121,7 @@ def factored(normalizer_of: Any) -> Any:
 
             return jax.tree.map(scaled, gradients, rows, columns), (count + 1, rows, columns)
 
-        return chained(GradientTransformation(init, update))(learning_rate)  # pyright: ignore[reportArgumentType]
+        return chained(transformation(init, update))(learning_rate)
 
     return make
 

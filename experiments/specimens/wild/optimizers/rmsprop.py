@@ -8,7 +8,7 @@ import optax
 from optax import GradientTransformation
 
 from experiments.specimens.optimizers.subjects import ADAGRAD, RMSPROP, Family
-from experiments.specimens.optimizers.wholes import Whole
+from experiments.specimens.optimizers.wholes import Whole, transformation
 from experiments.specimens.specimen import Catalogue
 
 catalogue = Catalogue()
@@ -133,13 +133,13 @@ def eps_written_into_the_rule(g, s, alpha):
 )
 def index_that_is_not_advanced(learning_rate, eps=1e-7):
     """The index of the trained argument stays at 0: every array is moved by the first number of the first gradient."""
-    right = ADAGRAD.optimizer(adagrad, learning_rate, eps=eps)
+    right: Any = ADAGRAD.optimizer(adagrad, learning_rate, eps=eps)
 
     def update(gradients, state, params=None):
         first = jax.tree.leaves(gradients)[0].ravel()[0]
         return right.update(jax.tree.map(lambda g: jnp.full_like(g, first), gradients), state, params)
 
-    return GradientTransformation(right.init, update)
+    return transformation(right.init, update)
 
 
 # Adadelta -------------------------------------------------------------------------------------------------------------

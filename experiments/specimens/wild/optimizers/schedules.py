@@ -9,7 +9,7 @@ import optax
 from optax import GradientTransformation
 
 from experiments.specimens.optimizers.subjects import ADAM, DESCENT, HEAVY_BALL, adam
-from experiments.specimens.optimizers.wholes import Whole
+from experiments.specimens.optimizers.wholes import Whole, transformation
 from experiments.specimens.specimen import Catalogue, words
 from experiments.specimens.wild.optimizers.momentum import heavy_ball
 
@@ -171,7 +171,7 @@ def over_two(combined: Any) -> Any:
                 jax.tree.map(lambda g: jnp.where(moves, jnp.zeros_like(g), g), gradients),
             )
 
-        return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+        return transformation(init, update)
 
     return make
 

@@ -1,13 +1,14 @@
 """States: shared by arrays that should have their own, of another dtype after a step, and updates of another dtype."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax import GradientTransformation
 
 from experiments.specimens.optimizers.subjects import ADAGRAD, ADAM, DESCENT, adam
-from experiments.specimens.optimizers.wholes import Whole
+from experiments.specimens.optimizers.wholes import Whole, transformation
 from experiments.specimens.specimen import Catalogue
 from experiments.specimens.wild.optimizers.rmsprop import adagrad
 from experiments.specimens.wild.optimizers.schedules import descent
@@ -30,7 +31,7 @@ EMBEDDINGS = {
 )
 def sum_of_the_items_for_the_users_too(learning_rate, eps=1e-7):
     """The users' gradients are divided by the root of the items' sum, for they have the same shape."""
-    right = ADAGRAD.optimizer(adagrad, learning_rate, eps=eps)
+    right: Any = ADAGRAD.optimizer(adagrad, learning_rate, eps=eps)
 
     def update(gradients, state, params=None):
         updates, after = right.update(gradients, state, params)
@@ -38,7 +39,7 @@ def sum_of_the_items_for_the_users_too(learning_rate, eps=1e-7):
         wrong, _ = right.update(gradients, state._replace(sum_of_squares=shared), params)
         return updates | {"user": wrong["user"]}, after
 
-    return GradientTransformation(right.init, update)
+    return transformation(right.init, update)
 
 
 WITHOUT_BIAS = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.ones(4, np.float32)}
@@ -53,13 +54,13 @@ WITHOUT_BIAS = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
 )
 def bias_left_out_of_descent(learning_rate):
     """A bias that was not zero at first is never updated."""
-    right = DESCENT.optimizer(descent, learning_rate)
+    right: Any = DESCENT.optimizer(descent, learning_rate)
 
     def update(gradients, state, params=None):
         updates, after = right.update(gradients, state, params)
         return updates | {"bias": jnp.zeros_like(updates["bias"])}, after
 
-    return GradientTransformation(right.init, update)
+    return transformation(right.init, update)
 
 
 @found(
@@ -71,13 +72,13 @@ def bias_left_out_of_descent(learning_rate):
 )
 def bias_moved_twice(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """Adam's case updates the bias, and what follows all cases updates it again."""
-    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+    right: Any = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
 
     def update(gradients, state, params=None):
         updates, after = right.update(gradients, state, params)
         return updates | {"bias": 2 * updates["bias"]}, after
 
-    return GradientTransformation(right.init, update)
+    return transformation(right.init, update)
 
 
 # dtypes ---------------------------------------------------------------------------------------------------------------
@@ -93,14 +94,14 @@ BFLOAT16 = {"weight": jnp.linspace(-1, 1, 6, dtype="bfloat16").reshape(2, 3), "b
 )
 def updates_promoted_by_the_rate(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """A learning rate that is an array of float32 promotes updates of bfloat16 parameters to float32."""
-    direction = optax.scale_by_adam(b1, b2, eps)
+    direction: Any = optax.scale_by_adam(b1, b2, eps)
 
     def update(gradients, state, params=None):
         directions, after = direction.update(gradients, state, params)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         return jax.tree.map(lambda d: -(d * jnp.asarray(rate, jnp.float32)), directions), after
 
-    return GradientTransformation(direction.init, update)
+    return transformation(direction.init, update)
 
 
 @found(
@@ -111,11 +112,11 @@ def updates_promoted_by_the_rate(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
 )
 def moments_promoted_by_the_rates(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """β are arrays of float32 in the state, and the moments are bfloat16 before the first step and float32 after it."""
-    right = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+    right: Any = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
 
     def update(gradients, state, params=None):
         updates, after = right.update(gradients, state, params)
         wide = {n: jax.tree.map(lambda x: x.astype(jnp.float32), getattr(after, n)) for n in ("mu", "nu")}
         return updates, after._replace(**wide)
 
-    return GradientTransformation(right.init, update)
+    return transformation(right.init, update)

@@ -8,7 +8,7 @@ import optax
 from optax import GradientTransformation
 
 from experiments.specimens.optimizers.subjects import ADAM_NUMBERS, MOMENTS, Family, adam, averages
-from experiments.specimens.optimizers.wholes import Whole
+from experiments.specimens.optimizers.wholes import Whole, transformation
 from experiments.specimens.specimen import Catalogue
 
 catalogue = Catalogue()
@@ -125,7 +125,7 @@ def lengths_of_the_whole_network(learning_rate, weight_decay=0.01, momentum=0.9)
 
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        GradientTransformation(lambda params: optax.EmptyState(), scale),
+        transformation(lambda params: optax.EmptyState(), scale),
         optax.scale_by_learning_rate(learning_rate),
         optax.trace(momentum),
     )

@@ -22,7 +22,14 @@ from experiments.specimens.optimizers.subjects import (
     averages,
     nesterov,
 )
-from experiments.specimens.optimizers.wholes import DAMPENED, RPROP, SCHEDULED_NADAM, Whole, scheduled_rates
+from experiments.specimens.optimizers.wholes import (
+    DAMPENED,
+    RPROP,
+    SCHEDULED_NADAM,
+    Whole,
+    scheduled_rates,
+    transformation,
+)
 from experiments.specimens.specimen import Catalogue
 from experiments.specimens.wild.optimizers.adam import RADAM
 from experiments.specimens.wild.optimizers.rmsprop import ADADELTA
@@ -107,14 +114,14 @@ catalogue.enter(
 @right(of=Whole("adam", optax.adam), source="tinygrad/tinygrad tinygrad/nn/optim.py")
 def all_parameters_in_one_vector(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """The parameters are laid end to end, and the state has one array for each moment."""
-    flat = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+    flat: Any = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
 
     def update(gradients, state, params=None):
         vector, restored = ravel_pytree(gradients)
         updates, after = flat.update(vector, state, vector)
         return restored(updates), after
 
-    return GradientTransformation(lambda params: flat.init(ravel_pytree(params)[0]), update)
+    return transformation(lambda params: flat.init(ravel_pytree(params)[0]), update)
 
 
 @right(of=Whole("adamw", optax.adamw), source="tinygrad/tinygrad tinygrad/nn/optim.py")
@@ -139,13 +146,13 @@ def powers_of_both_rates_in_the_state(learning_rate, b1=0.9, b2=0.999, eps=1e-8,
 
         return jax.tree.map(one, m, v, params), {"t": state["t"] + 1, "b_t": powers, "m": m, "v": v}
 
-    return GradientTransformation(init, update)
+    return transformation(init, update)
 
 
 @right(of=Whole("adam", optax.adam), source="google/flax flax/optim/adam.py")
 def pair_of_moments_at_each_parameter(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """The state holds a dictionary of two moments in the place of each parameter."""
-    usual = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
+    usual: Any = ADAM.optimizer(adam, learning_rate, b1=b1, b2=b2, eps=eps)
 
     def init(params: Any) -> Any:
         return {
@@ -162,7 +169,7 @@ def pair_of_moments_at_each_parameter(learning_rate, b1=0.9, b2=0.999, eps=1e-8)
         states = jax.tree.map(lambda m, v: {"grad_ema": m, "grad_sq_ema": v}, after.mu, after.nu)
         return updates, {"step": after.count, "param_states": states}
 
-    return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return transformation(init, update)
 
 
 @right(of=RADAM, source="LiyuanLucasLiu/RAdam#36")
@@ -219,7 +226,7 @@ def nag_of_fairseq(learning_rate: Any) -> GradientTransformation:
         }
         return jax.tree.map(step, gradients, buffers), after
 
-    return GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return transformation(init, update)
 
 
 FALLING = optax.exponential_decay(0.1, 10, 0.5)
