@@ -45,7 +45,7 @@ def momentum_of_keras(learning_rate: Any, momentum: float = 0.9) -> GradientTran
     return optax.chain(optax.scale_by_learning_rate(learning_rate), optax.trace(momentum))
 
 
-RATE_INSIDE = Family("momentum with the rate inside", momentum_of_keras, {"v": "trace"}, {"momentum": 0.9})
+RATE_INSIDE = Family("momentum with the rate inside", momentum_of_keras, {"v": "velocity"}, {"momentum": 0.9})
 
 
 def rate_inside(g, v, alpha, momentum):

@@ -51,7 +51,7 @@ def power_of_the_count_alone(g, mean, t, theta, alpha):
     return update, mean + (theta + update - mean) / t
 
 
-@found("marin-community/levanter#883", "convention", "exchanged", of=MOVING_AVERAGE, mended=moving_average)
+@found("marin-community/levanter#883", "scale", "99 times", of=MOVING_AVERAGE, mended=moving_average)
 def weights_of_the_moving_average_exchanged(g, theta):
     """θ := 0.01θ + 0.99w."""
     return (0.99 * (g - theta),)

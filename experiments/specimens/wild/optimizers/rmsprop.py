@@ -99,7 +99,7 @@ def adagrad_from_0(learning_rate: Any, eps: float = 1e-7) -> GradientTransformat
 FROM_0 = Family("adagrad from 0", adagrad_from_0, {"s": "sum_of_squares"}, {"eps": 1e-7})
 
 
-@found("lisa-lab/pylearn2#1496", "non_finite", of=FROM_0, mended=adagrad)
+@found("lisa-lab/pylearn2#1496", "convention", "ε is missing", of=FROM_0, mended=adagrad)
 def nothing_added_to_the_sum(g, s, alpha):
     """0/0 where the first gradient is zero."""
     s = s + g**2
