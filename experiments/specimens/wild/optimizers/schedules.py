@@ -60,13 +60,19 @@ def heavy_ball_of_optax(learning_rate: Any, momentum: float = 0.9) -> GradientTr
 @found(
     "NVIDIA-NeMo/Emerging-Optimizers#260",
     "convention",
-    "the schedule stays at its start",
+    "never advances",
     of=Whole("heavy ball", heavy_ball_of_optax),
     mended=HEAVY_BALL.factory(heavy_ball),
 )
 def step_that_stays_at_0(learning_rate, momentum=0.9):
     """The step is never incremented, and the schedule is read at 0 for ever."""
-    return HEAVY_BALL.optimizer(heavy_ball, moved(learning_rate, lambda count: 0 * count), momentum=momentum)
+    right: Any = HEAVY_BALL.optimizer(heavy_ball, learning_rate, momentum=momentum)
+
+    def update(gradients, state, params=None):
+        updates, after = right.update(gradients, state, params)
+        return updates, after._replace(count=state.count)
+
+    return transformation(right.init, update)
 
 
 # Finished optimizers, each with a schedule of its own -----------------------------------------------------------------

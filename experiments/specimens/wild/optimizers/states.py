@@ -96,10 +96,13 @@ def updates_promoted_by_the_rate(learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """A learning rate that is an array of float32 promotes updates of bfloat16 parameters to float32."""
     direction: Any = optax.scale_by_adam(b1, b2, eps)
 
+    def wide(rate, like):
+        return jnp.asarray(rate, jnp.promote_types(like.dtype, jnp.float32))
+
     def update(gradients, state, params=None):
         directions, after = direction.update(gradients, state, params)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        return jax.tree.map(lambda d: -(d * jnp.asarray(rate, jnp.float32)), directions), after
+        return jax.tree.map(lambda d: -(d * wide(rate, d)), directions), after
 
     return transformation(direction.init, update)
 

@@ -84,7 +84,7 @@ def lars_with_decay(learning_rate: Any, weight_decay: float = 0.01, momentum: fl
 
 
 FRESH = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.zeros(4, np.float32)}
-LARS = Family("lars", lars_with_decay, {"v": "trace"}, LARS_NUMBERS, params=FRESH)
+LARS = Family("lars", lars_with_decay, {"v": "velocity"}, LARS_NUMBERS, params=FRESH)
 
 
 def lars(g, v, alpha, weight_decay, momentum, theta):
@@ -95,7 +95,7 @@ def lars(g, v, alpha, weight_decay, momentum, theta):
     return -v, v
 
 
-@found("Spijkervet/SimCLR#27", "zero", of=LARS, mended=lars)
+@found("Spijkervet/SimCLR#27", "partial", "['bias']", of=LARS, mended=lars)
 def ratio_of_zero_for_parameters_of_zero(g, v, alpha, weight_decay, momentum, theta):
     """≥ stands where > should: a bias that is zero at first has the ratio 0 and never moves."""
     decayed = g + weight_decay * theta

@@ -204,7 +204,7 @@ def nag_of_fairseq(learning_rate: Any) -> GradientTransformation:
         return {
             "step": jnp.zeros([], jnp.int32),
             "lr_old": jnp.asarray(learning_rate(0), jnp.result_type(float)),
-            "momentum_buffer": jax.tree.map(jnp.zeros_like, params),
+            "pace": jax.tree.map(jnp.zeros_like, params),
         }
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -218,11 +218,11 @@ def nag_of_fairseq(learning_rate: Any) -> GradientTransformation:
         def next_buffer(g: Any, buffer: Any) -> Any:
             return 0.9 * corrected.astype(g.dtype) * buffer - rate.astype(g.dtype) * g
 
-        buffers = state["momentum_buffer"]
+        buffers = state["pace"]
         after = {
             "step": state["step"] + 1,
             "lr_old": rate,
-            "momentum_buffer": jax.tree.map(next_buffer, gradients, buffers),
+            "pace": jax.tree.map(next_buffer, gradients, buffers),
         }
         return jax.tree.map(step, gradients, buffers), after
 
