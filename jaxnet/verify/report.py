@@ -17,6 +17,7 @@ Kind = Literal[
     "missing_reduction",
     "extra_term",
     "partial",
+    "missing_term",
     "activation",
     "missing_factor",
     "accumulation",

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
-from jaxnet.verify.engine.precision import Leaves, precision, widened
+from jaxnet.verify.engine.precision import Leaves
 from jaxnet.verify.engine.trial import answer, answers, own_unit
 from jaxnet.verify.report import Finding
 
@@ -16,11 +16,9 @@ def compiled(hearing: Hearing) -> Outcome:
         return NOTHING
     place = hearing.special[0]
     found = answer(trial.case, place.point, place.cotangent, exact=False)
-    with precision(False):
-        direct = [None if leaf is None else widened([np.asarray(leaf)])[0] for leaf in hearing.called]
     truth = hearing.truth(place).in_unit(own_unit(trial.case))
     limit = 64.0  # two roundings of the same formula
-    here = Comparison(place, truth, direct, limit)
+    here = Comparison(place, truth, hearing.called, limit)
     findings = _others(hearing, here, found, "compiled by jax.jit it gives another answer than called directly")
     return Outcome(tuple(findings), covers="jit", settled=bool(findings))
 

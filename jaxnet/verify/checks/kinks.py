@@ -125,8 +125,10 @@ def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comp
         return Settled({leaf: comparison.wrong(leaf) for leaf in leaves}, unknown, None)
     for _ in range(ROUNDS):
         wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
-        more = any((mask & around.kinked[leaf]).any() for leaf, mask in wrong.items()) and beside(trial, comparison)
-        if not more:
+        kinked = any((mask & around.kinked[leaf]).any() for leaf, mask in wrong.items())
+        special = comparison.place.role == "special" and any(mask.any() for mask in wrong.values())
+        more = beside(trial, comparison) if kinked or special else None
+        if more is None:
             break
         around = around.joined(more)
     wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
@@ -155,7 +157,9 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:
     """The doubtful elements that the gradients right beside the point do not explain."""
     low, high = around.bounds(leaf)
-    found, doubtful = comparison.answer(leaf), doubtful & ~around.singular[leaf]
+    found = comparison.answer(leaf)
+    # At a kink, what autodiff says is a convention like others.
+    doubtful = doubtful & ~around.singular[leaf] & (comparison.wrong(leaf) | ~around.kinked[leaf])
     with np.errstate(all="ignore"):
         # Where nothing jumps, the gradient goes on as it comes nearer: by less than it has changed already.
         slack = around.slack * _largest(low, high) + np.where(around.kinked[leaf], 0, high - low)

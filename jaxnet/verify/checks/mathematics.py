@@ -58,7 +58,8 @@ def _diagnosed(hearing: Hearing, generic: list[Comparison], leaves: list[int]) -
     if not leaves:
         return
     evidence = Evidence(hearing.trial, (*generic, hearing.given))
-    for i, (kind, text) in diagnose(evidence, leaves).items():
+    verdicts = diagnose(evidence, leaves)
+    for i, (kind, text) in sorted(verdicts.items(), key=lambda item: item[1][0] in ("partial", "unknown")):
         shown = [c for c in evidence.comparisons if not c.comparable(i) or c.wrong(i).any()]
         worst = max(shown, key=lambda c: c.error(i) if c.comparable(i) else np.inf)
         if hearing.given not in shown and all(c.place.role != "stress" for c in shown):

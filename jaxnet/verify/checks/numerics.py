@@ -55,9 +55,12 @@ def _in_own_dtype(hearing: Hearing, place: Place) -> Comparison | None:
     trial = hearing.trial
     case = trial.case
     truth = hearing.truth(place).in_unit(own_unit(case))
-    if not _representable(case, truth):
+    if not _representable(case, truth) or not hearing.solved(place):
         return None
-    found = answer(case, place.point, place.cotangent, exact=False, traced=trial.traced)
+    if place is hearing.special[0]:  # as the user calls it; what XLA makes of it is compared later
+        found = hearing.called
+    else:
+        found = answer(case, place.point, place.cotangent, exact=False, traced=trial.traced)
     noise = functools.cache(lambda: _allowed(trial.function, truth, place))
     return Comparison(place, truth.with_noise(noise), found, UNITS_IN_OWN_DTYPE)
 
@@ -102,8 +105,10 @@ def _worst(hearing: Hearing, own: list[Comparison], leaf: int) -> Finding | None
     for worst in sorted(wrong, key=lambda c: -float(c.units(leaf).max() / c.limit)):
         bad = worst.wrong(leaf)
         exact = hearing.at(worst.place) if not hearing.trial.native else None
-        if exact is not None and exact.comparable(leaf) and (exact.wrong(leaf) | ~exact.judged(leaf))[bad].any():
+        if exact is not None and exact.comparable(leaf):
             verdict = settled(hearing.trial, exact, [leaf], hearing.given)
+            if verdict.wrong[leaf].any() and worst.place.tiny:
+                continue  # a function need not be itself where its squares underflow
             if verdict.wrong[leaf].any():
                 return _wrong_already(hearing, exact, leaf, verdict.wrong[leaf])
             bad = bad & ~exact.wrong(leaf) & ~verdict.unknown[leaf]

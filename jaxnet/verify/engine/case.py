@@ -13,7 +13,8 @@ from jaxnet.verify.engine.constants import with_own_constants
 from jaxnet.verify.engine.layout import Layout, take_apart
 from jaxnet.verify.engine.lifting import is_narrow, lifted
 from jaxnet.verify.engine.precision import Leaves, as_the_user_runs_it, has_float64, in_float64, is_float, widened
-from jaxnet.verify.engine.program import calls_back, draws, holds_fixed, signature
+from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, signature
+from jaxnet.verify.engine.rounding import iterates
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ class Traits(NamedTuple):
         draws: whether it draws random numbers.
         holds_fixed: whether it tells autodiff to take something for constant.
         calls_back: whether it calls Python while it runs.
+        iterates: whether it has loops that repeat one map, as solvers have.
     """
 
     draws: bool = False
     holds_fixed: bool = False
     calls_back: bool = False
+    iterates: bool = False
 
 
 class Case(NamedTuple):
@@ -244,7 +247,8 @@ def _looked_at(function: Function, differentiated: Leaves, fixed: Leaves) -> tup
     _check_outputs(tree, function.scalar)
     if program is None:
         return function, Traits(), tree
-    traits = Traits(draws(program), holds_fixed(program), calls_back(program))
+    loops = any(map(iterates, equations(program)))
+    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops)
     return replace(function, version=signature(program), mixed=is_mixed(program)), traits, tree
 
 

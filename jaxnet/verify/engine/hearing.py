@@ -9,6 +9,7 @@ import numpy as np
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.places import Place, Places
 from jaxnet.verify.engine.precision import Leaves
+from jaxnet.verify.engine.rounding import CONVERGED
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import Truth
 from jaxnet.verify.report import Finding
@@ -76,12 +77,21 @@ class Hearing:
         """The comparison at the given point."""
         return self.at(self.special[0])
 
+    def solved(self, place: Place) -> bool:
+        """Whether a solver in the function comes about as near to its end at a place as it does at the given point."""
+        usual = self.trial.function.residual(self.special[0].point)
+        return usual > CONVERGED or self.trial.function.residual(place.point) <= 1e3 * max(usual, 1e-12)
+
     def in_domain(self, places: list[Place]) -> list[Comparison]:
-        """The comparisons where outputs are finite that are so at the given point: not log(1 - p) at p = 20."""
+        """The comparisons where outputs are finite that are so at the given point: not log(1 - p) at p = 20.
+
+        Where a solver in the function converges at the given point, it must do so there, too.
+        """
         usual = [np.isfinite(output) for output in self.given.truth.outputs]
 
         def inside(comparison: Comparison) -> bool:
-            return all((np.isfinite(o) | ~u).all() for o, u in zip(comparison.truth.outputs, usual, strict=True))
+            outputs = zip(comparison.truth.outputs, usual, strict=True)
+            return self.solved(comparison.place) and all((np.isfinite(o) | ~u).all() for o, u in outputs)
 
         return [c for c in map(self.at, places) if c is self.given or inside(c)]
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnet.verify.checks import calls, contract, forward_pass, linearity, mathematics, numerics, taylor
 from jaxnet.verify.engine.case import Case, Options, Statement, state
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.hearing import Check, Hearing
 from jaxnet.verify.engine.places import Places, generator_of
+from jaxnet.verify.engine.precision import Leaves
 from jaxnet.verify.engine.trial import prepare
 from jaxnet.verify.report import Finding, Report
 
@@ -46,7 +48,7 @@ def judge(statement: Statement, key: Any, options: Options) -> Report:
         return Report(case.subject, called.findings, {}, called.notes, _conditions(case, ["form"]))
     case = case._replace(candidate=replace(case.candidate, version=called.version, mixed=called.mixed))
     trial, notes = prepare(case, generator, special[0], traced=called.traced)
-    hearing = Hearing(trial, places, special, places.generic(), places.stressed(), called.answer)
+    hearing = Hearing(trial, places, special, places.generic(), places.stressed(), wide(called.answer))
     forward = forward_pass.check(hearing)
     findings, notes, covered = [*called.findings, *forward.findings], [*called.notes, *notes], ["form", forward.covers]
     for check in CHECKS:
@@ -58,6 +60,11 @@ def judge(statement: Statement, key: Any, options: Options) -> Report:
             break
     notes += _kept(hearing)
     return _report(trial.case, hearing, _waived(findings, options, notes), notes, covered)
+
+
+def wide(answer: Leaves) -> Leaves:
+    """A candidate's leaves as float64 arrays, None where None."""
+    return [None if leaf is None else np.asarray(leaf, np.float64) for leaf in answer]
 
 
 def _kept(hearing: Hearing) -> Iterator[str]:

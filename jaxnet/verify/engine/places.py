@@ -69,7 +69,7 @@ class Domain:
     """What the given numbers keep to, and points around them that keep to it as well.
 
     Numbers of one sign keep it, and move by a factor: they may be probabilities or lengths. Rows of probabilities go on
-    adding up to 1, and a symmetric matrix stays symmetric.
+    adding up to 1, numbers in order stay in order, and a symmetric matrix stays symmetric, and positive definite.
     """
 
     def __init__(self, leaf: Floats, dtype: Any) -> None:
@@ -82,13 +82,19 @@ class Domain:
         turned = np.swapaxes(leaf, -1, -2) if square else leaf
         off_diagonal = square and (leaf * (1 - np.eye(leaf.shape[-1]))).any()
         self.symmetric = bool(off_diagonal and (leaf == turned).all())
+        self.definite = self.symmetric and bool((np.linalg.eigvalsh(leaf) > 0).all())
+        steps = np.diff(leaf, axis=-1) if leaf.ndim and leaf.shape[-1] > 2 else np.zeros(1)
+        self.order = int((steps > 0).all()) - int((steps < 0).all())
 
     @property
     def constraint(self) -> str:
         """What is kept beside signs, in words; empty if nothing."""
         if self.simplex:
             return "its rows add up to 1 at the given point, and are kept so"
-        return "it is symmetric at the given point, and is kept so" if self.symmetric else ""
+        if self.order:
+            return "it is in order at the given point, and is kept so"
+        kept = "symmetric and positive definite" if self.definite else "symmetric"
+        return f"it is {kept} at the given point, and is kept so" if self.symmetric else ""
 
     def around(self, generator: np.random.Generator, spread: float) -> Floats:
         """Numbers so far away as `spread` says, relative to the leaf's own size; a leaf of zeros moves too."""
@@ -105,13 +111,22 @@ class Domain:
             numbers = np.abs(numbers)
             return numbers / np.maximum(numbers.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
         if self.symmetric:
-            return (numbers + np.swapaxes(numbers, -1, -2)) / 2
-        return np.abs(numbers) * np.sign(self.leaf) if self.one_signed else numbers
+            numbers = (numbers + np.swapaxes(numbers, -1, -2)) / 2
+            return _definite(numbers) if self.definite else numbers
+        numbers = np.abs(numbers) * np.sign(self.leaf) if self.one_signed else numbers
+        return np.sort(numbers, axis=-1)[..., :: self.order] if self.order else numbers
 
     def with_zeros(self, kept: Callable[[Floats], Any]) -> Floats:
         """The leaf with some elements 0, unless it has to be as it is."""
-        free = not (self.one_signed or self.simplex or self.symmetric)
+        free = not (self.one_signed or self.simplex or self.symmetric or self.order)
         return self.leaf * kept(self.leaf) if free else self.leaf
+
+
+def _definite(matrix: Floats) -> Floats:
+    """A symmetric matrix with its eigenvalues made positive, none of them tiny."""
+    values, vectors = np.linalg.eigh(matrix)
+    values = np.abs(values) + 0.05 * np.abs(values).mean(axis=-1, keepdims=True)
+    return (vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2)
 
 
 class Places:

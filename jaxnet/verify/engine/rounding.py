@@ -12,11 +12,13 @@ from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, pla
 
 # Operations whose results are exact, whatever comes in: to move these would break comparisons such as x == max(x).
 EXACT = {
-    "abs", "and", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p",
-    "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt", "iota", "is_finite",
-    "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "pvary", "real", "reduce_max", "reduce_min",
-    "reduce_precision", "reshape", "rev", "round", "scatter", "select_and_scatter", "select_n", "sign", "slice",
-    "sort", "split", "squeeze", "stop_gradient", "transpose",
+    "abs", "and", "argmax", "argmin", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p", "cummax",
+    "cummin", "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims", "floor", "gather", "ge", "gt", "iota",
+    "is_finite", "le", "lt", "max", "min", "ne", "neg", "nextafter", "not", "or", "pad", "pvary", "real",
+    "reduce_max", "reduce_min", "reduce_precision", "reduce_window_max", "reduce_window_min", "reshape", "rev", "round",
+    "scatter", "scatter-max", "scatter-min", "scatter_max", "scatter_min", "select_and_gather_add",
+    "select_and_scatter", "select_n", "sign", "slice", "sort", "split", "squeeze", "stop_gradient", "top_k",
+    "transpose",
 }  # fmt: skip
 
 
@@ -35,16 +37,20 @@ def nudged(value: Any, seed: Any, unit: Any, at_zero: Any = 0.0) -> Any:
     """The value, each element moved up or down by a relative unit, at least one of its own last place.
 
     Which way is decided by the seed for each element: where terms of a sum cancel, a step of the same relative size for
-    all would cancel, too. With a seed of 0 all go the same way, that of the unit's sign. A 0 moves by `at_zero`.
+    all would cancel, too. With a seed of 0 all go the same way, that of the unit's sign. A 0 moves by `at_zero`; where
+    that is not 0, each element goes another distance, lest those that are equal stay so: the later the farther with a
+    seed of 0.
     """
-    count = max(int(np.prod(value.shape)), 1)
-    ways = (jnp.arange(count, dtype=jnp.uint32) + 1) * jnp.asarray(seed, jnp.uint32)
+    count = int(np.prod(value.shape))
+    order = jnp.arange(count, dtype=jnp.uint32)
+    ways = (order + 1) * jnp.asarray(seed, jnp.uint32)
     ways = (ways ^ (ways >> 15)) * jnp.uint32(2654435769)
-    signs = jnp.where(ways >> 31, -1.0, 1.0).astype(value.dtype).reshape(value.shape) * jnp.sign(unit).astype(
-        value.dtype
-    )
-    least = jnp.maximum(jnp.abs(jnp.asarray(unit, value.dtype)), spacing(value.dtype))
-    step = jnp.where(value == 0, jnp.asarray(at_zero, value.dtype), jnp.abs(value) * least)
+    signs = jnp.where(ways >> 31, -1, 1) * jnp.sign(unit)
+    share = jnp.where(seed == 0, order / max(count, 1), (ways & 0xFFFF) / 2**16)
+    distance = jnp.where(at_zero == 0, 1, 0.5 + share / 2)
+    least = jnp.maximum(jnp.abs(unit), spacing(value.dtype))
+    signs, distance = (part.astype(value.dtype).reshape(value.shape) for part in (signs, distance))
+    step = distance * jnp.where(value == 0, at_zero, jnp.abs(value) * least.astype(value.dtype)).astype(value.dtype)
     moved = value + signs * step
     return jnp.where(jnp.isfinite(moved), moved, value)
 
@@ -93,24 +99,44 @@ def iterates(equation: JaxprEqn) -> bool:
 
 def _moved_by_residual(equation: JaxprEqn, inputs: list[Any], outputs: list[Any], times: Any) -> list[Any]:
     """The results of a loop moved by what one more round would change, if that is little: then it approximates."""
+    moved = list(outputs)
+    for i, change in enumerate(_changes(equation, inputs, outputs)):
+        if is_float(moved[i]):
+            small = _relative(moved[i], change) <= CONVERGED
+            moved[i] = moved[i] + (times * jnp.where(small, change, 0)).astype(moved[i].dtype)
+    return moved
+
+
+def _changes(equation: JaxprEqn, inputs: list[Any], outputs: list[Any]) -> list[Any]:
+    """How one more round would change what a loop carries; 0 for integers."""
     params = equation.params
     if equation.primitive.name == "while":
         first = params["cond_nconsts"]
         constants, body = inputs[first : first + params["body_nconsts"]], params["body_jaxpr"]
-        carried = len(outputs)
+        carried = outputs
     else:
-        constants, body, carried = inputs[: params["num_consts"]], params["jaxpr"], params["num_carry"]
-    again = plain(body, [*constants, *outputs[:carried]])[:carried]
-    changes = [
-        jnp.where(jnp.isfinite(b - a), b - a, 0) if is_float(a) else 0 for a, b in zip(outputs, again, strict=False)
-    ]
+        constants, body = inputs[: params["num_consts"]], params["jaxpr"]
+        carried = outputs[: params["num_carry"]]
+    again = plain(body, [*constants, *carried])
     return [
-        value + (times * jnp.where(_converged(value, change), change, 0)).astype(value.dtype)
-        if is_float(value)
-        else value
-        for value, change in zip(outputs[:carried], changes, strict=True)
-    ] + list(outputs[carried:])
+        jnp.where(jnp.isfinite(b - a), b - a, 0) if is_float(a) else 0 for a, b in zip(carried, again, strict=False)
+    ]
 
 
-def _converged(value: Any, change: Any) -> Any:
-    return jnp.max(jnp.abs(change), initial=0) <= CONVERGED * jnp.max(jnp.abs(value), initial=0)
+def _relative(value: Any, change: Any) -> Any:
+    return jnp.max(jnp.abs(change), initial=0) / jnp.maximum(jnp.max(jnp.abs(value), initial=0), 1e-300)
+
+
+def residual(program: ClosedJaxpr, arguments: Sequence[Any]) -> Any:
+    """How much one more round would change the results of loops that iterate, relative, at most; 0 without any."""
+    found: list[Any] = [jnp.zeros(())]
+
+    def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+        outputs = run(*inputs)
+        if iterates(equation):
+            changes = _changes(equation, inputs, outputs)
+            found.extend(_relative(v, c) for v, c in zip(outputs, changes, strict=False) if is_float(v))
+        return outputs
+
+    interpret(program, arguments, visit)
+    return jnp.max(jnp.stack(found))

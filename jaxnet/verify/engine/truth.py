@@ -26,7 +26,7 @@ from jaxnet.verify.engine.precision import (
     spacing,
     widened,
 )
-from jaxnet.verify.engine.rounding import Slots, nudged
+from jaxnet.verify.engine.rounding import Slots, nudged, residual
 
 Mode = Literal["reverse", "forward", "differences"]
 PERTURBATIONS = 6
@@ -151,6 +151,12 @@ def _nudged(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[C
     return run, np.concatenate([np.zeros(nudges, bool), slots.iterating])
 
 
+@memoized
+def _residual(function: Function, shapes: Any) -> Callable[..., Any]:
+    traced = jax.make_jaxpr(function.outputs)(*([jax.ShapeDtypeStruct(*shape) for shape in g] for g in shapes))
+    return compiled(lambda *leaves: residual(traced, jax.tree.leaves(leaves)))
+
+
 def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
     """The shapes and dtypes of leaves, hashable."""
     return tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -168,7 +174,8 @@ class Differentiator:
 
     def __init__(self, case: Case, mode: Mode, exact: bool, generator: np.random.Generator) -> None:
         self.case = case if exact else case.as_written()
-        self.mode, self.exact, self.generator = mode, exact, generator
+        self.mode: Mode = mode
+        self.exact, self.generator = exact, generator
         self.large = is_large(case.differentiated)
         self._nearby: tuple[str, list[Leaves]] = "", []
 
@@ -234,6 +241,14 @@ class Differentiator:
         seeds[::2] = 0
         units[0], units[2] = np.abs(units[0]), -np.abs(units[2])
         return self._moved(place.point, place.cotangent, seeds, units, step)[1]
+
+    def residual(self, point: Leaves) -> float:
+        """How much one more round would change what solvers in the function return, relative."""
+        if not self.case.traits.iterates:
+            return 0.0
+        with precision(self.exact), np.errstate(all="ignore"):
+            leaves = (point if self.exact else held(point, self.case.differentiated)), self.case.fixed_in(self.exact)
+            return float(_residual(self.case.function, tuple(map(described, leaves)))(*leaves))
 
     def nearby(self, place: Any, step: float) -> list[Leaves]:
         """The gradients at two points right beside a place, on opposite sides; computed once for a place."""

@@ -10,12 +10,14 @@ import functools
 from collections.abc import Callable, Iterable
 
 from jaxnet.verify.mistakes.chain_rule import Search
+from jaxnet.verify.mistakes.cotangents import ignored_output, not_transposed, one_row_for_all
 from jaxnet.verify.mistakes.digits import lost_digits, lost_tail, narrow
-from jaxnet.verify.mistakes.elements import some_elements
-from jaxnet.verify.mistakes.elementwise import elementwise
+from jaxnet.verify.mistakes.elements import in_a_triangle, masked, scaled_in_places, some_elements
+from jaxnet.verify.mistakes.elementwise import another_slope, elementwise
 from jaxnet.verify.mistakes.evidence import Evidence, Verdict
 from jaxnet.verify.mistakes.examples import by_example
 from jaxnet.verify.mistakes.shapes import wrong_shape
+from jaxnet.verify.mistakes.slices import other_slices
 from jaxnet.verify.mistakes.values import another_value
 from jaxnet.verify.mistakes.whole_leaf import (
     another_leaf,
@@ -40,8 +42,21 @@ SIMPLE: tuple[Hypothesis, ...] = (
     lost_tail,
     another_value,
     elementwise,
+    not_transposed,
+    ignored_output,
+    one_row_for_all,
 )
-LAST: tuple[Hypothesis, ...] = (by_example, narrow, some_elements)
+# Of what is wrong with the numbers, before it is said that some are wrong.
+LAST: tuple[Hypothesis, ...] = (
+    by_example,
+    in_a_triangle,
+    other_slices,
+    scaled_in_places,
+    another_slope,
+    masked,
+    narrow,
+    some_elements,
+)
 UNEXPLAINED = "the gradient is wrong, and no mistake that is simulated here explains it"
 
 

@@ -1,23 +1,30 @@
 """Mistakes inside the chain rule, found by making them."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves
 from jaxnet.verify.mistakes.evidence import Evidence, Verdict
-from jaxnet.verify.mistakes.local import INTRUDERS, Local, Slip, at, product_with, slips
-from jaxnet.verify.mistakes.surgery import Operation, Site, Surgery, acts_elementwise
+from jaxnet.verify.mistakes.local import INTRUDERS, Local, Slip, at, fitted, product_with, slips
+from jaxnet.verify.mistakes.surgery import Operation, Simulated, Site, Surgery, acts_elementwise
 from jaxnet.verify.report import Kind
 
-RUNS = 800  # simulations of a diagnosis
+RUNS = 1500  # simulations of a diagnosis
 ROUNDS = 64  # at most, of a mistake that is made more than once on the way
+PAIRS = 300  # simulations of mistakes that are made on one path alone
 
 # Of mistakes that explain the same leaves the likelier one: a g' is left out more often than a path is cut.
-LIKELIHOOD = ("activation", "missing_factor", "transpose", "accumulation", "mask", "sign", "scale", "value", "partial")
+LIKELIHOOD = (
+    "activation", "missing_factor", "transpose", "accumulation", "mask", "sign", "scale", "value", "missing_term",
+)  # fmt: skip
+
+
+# Operations that hand a path on as it is.
+HANDING_ON = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "transpose", "copy"}
 
 
 class OutOfRunsError(Exception):
@@ -51,203 +58,255 @@ class Search:
         self.complete = True
         self.leaves = range(len(evidence.case.paths))
         self.first = next(c for c in evidence.comparisons if any(c.any_wrong(leaf) for leaf in self.leaves))
-        self.found: list[tuple[int, int, Mistake]] = []
+        self.found: list[tuple[int, int, int, Mistake]] = []
         try:
-            for mistake in self._mistakes():
-                self._try(mistake)
+            for number, mistake in enumerate(self._mistakes()):
+                if self.surgery.runs <= 0:
+                    raise OutOfRunsError
+                self._try(number, mistake)
         except OutOfRunsError:
             self.complete = False
-        self.found.sort(key=lambda entry: entry[:2])
+        self.found.sort(key=lambda entry: entry[:3])
 
-    def _try(self, mistake: Mistake) -> None:
+    def _try(self, number: int, mistake: Mistake) -> None:
         here = mistake.gradient(self.first)
-        explained = sum(
-            self.first.any_wrong(leaf) and self.evidence._replace(leaf=leaf).explains(self.first, here[leaf])
-            for leaf in self.leaves
-        )
+        explained = sum(self._explains(leaf, here[leaf]) for leaf in self.leaves)
         if explained:
             likelihood = LIKELIHOOD.index(mistake.kind) if mistake.kind in LIKELIHOOD else len(LIKELIHOOD)
-            self.found.append((-explained, likelihood, mistake))
+            self.found.append((-explained, likelihood, number, mistake))
+
+    def _explains(self, leaf: int, gradient: Floats) -> bool:
+        return self.first.any_wrong(leaf) and self.evidence._replace(leaf=leaf).explains(self.first, gradient)
 
     def verdict(self, evidence: Evidence) -> Verdict | None:
         """The mistakes that explain a leaf everywhere: the best first, and others that do it as well."""
         holding: list[Mistake] = []
         for *_, mistake in self.found:
-            if self.surgery.runs > -RUNS and evidence.holds(lambda c, m=mistake: m.gradient(c)[evidence.leaf]):
-                holding.append(mistake)
-            if len(holding) == 3:
+            if len(holding) == 3 or self.surgery.runs < -RUNS:
                 break
+            if evidence.holds(lambda c, m=mistake: m.gradient(c)[evidence.leaf]):
+                holding.append(mistake)
         if not holding:
             return None
-        texts = list(dict.fromkeys(mistake.text for mistake in holding))
-        return holding[0].kind, "; or ".join(texts)
+        return holding[0].kind, "; or ".join(dict.fromkeys(mistake.text for mistake in holding))
 
     # What can be done wrong -------------------------------------------------------------------------------------------
 
+    def _at(self, operation: Operation, where: Comparison) -> Local:
+        return at(operation, self.surgery.right(where), where.place.point)
+
     def _mistakes(self) -> Iterator[Mistake]:
-        right = self.surgery.right(self.first)
-        arguments = list(zip(self.evidence.case.paths, self.first.place.point, strict=True))
-        locals_ = [(operation, at(operation, right)) for operation in self.surgery.operations]
-        by_slip: dict[tuple[str, str], list[tuple[Operation, Slip]]] = {}
-        activations = [o for o in self.surgery.operations if not o.primitive or acts_elementwise(o.equation)]
-        for operation, here in locals_:
-            for slip in slips(here, arguments, activations):
-                by_slip.setdefault((operation.name, slip.text), []).append((operation, slip))
-                yield self._at([(operation, slip)])
-        for operation, here in locals_:
-            if operation.primitive:
-                yield from self._of_path(operation, here)
+        operations = self.surgery.operations
+        activations = [o for o in operations if not o.primitive or acts_elementwise(o.equation)]
+        by_slip: dict[tuple[str, int, str], list[tuple[Operation, Slip]]] = {}
+        for operation in operations:
+            for slip in slips(self._at(operation, self.first), self.evidence.case.paths, activations):
+                by_slip.setdefault((operation.name, operation.operand, slip.text), []).append((operation, slip))
+                yield self._slip([(operation, slip)])
+        single = [operation for operation in operations if operation.primitive]
+        yield from self._gradients_of_results(single)
+        for operation in single:
+            if operation.primitive not in HANDING_ON:
+                yield from self._of_path(operation)
         for members in by_slip.values():
-            if len(members) > 1:
-                yield self._at(members)
-        for operation, _ in locals_:
+            yield from map(self._slip, _groups(members))
+        yield from self._cut_in_every_round(single)
+        for operation in single:
             if operation.primitive in ("dot_general", "add", "add_any", "sub") and operation.operand == 0:
                 yield from self._intruders(operation)
-        for operation, here in locals_:
-            if (
-                operation.primitive
-                and operation.repeats == 1
-                and here.a.ndim
-                and len(here.a) > 1
-                and operation.operand == 0
-            ):
-                yield from self._rows(operation, here)
+        for operation in single:
+            if operation.repeats == 1 and operation.operand == 0:
+                yield from self._rows(operation)
+        yield from self._on_one_path(by_slip.values())
 
-    def _at(self, members: list[tuple[Operation, Slip]]) -> Mistake:
+    def _slip(self, members: list[tuple[Operation, Slip]]) -> Mistake:
         """A slip at one operation, or the same at several."""
-        (operation, slip), *others = members
-        text = slip.text + f", in all {len(members)} places" * bool(others)
-        repeated = bool(others) or operation.repeats > 1
+        (_, slip), *others = members
+        rounds = min(sum(operation.repeats for operation, _ in members), ROUNDS)
 
         def gradient(where: Comparison) -> Leaves:
-            def changed(simulated: tuple) -> dict[Site, Floats]:
-                extra = {}
-                for operation, slip in members:
-                    here = at(operation, simulated)
-                    with np.errstate(all="ignore"):
-                        change = slip.passes_on(here) - here.right
-                    extra[operation.site] = np.where(np.isfinite(change), change, 0)
-                return extra
+            extra = _changed(members, self.surgery.right(where), where)
+            for _ in range(1, rounds):  # each place sees what the later ones have passed on
+                before, extra = extra, _changed(members, self.surgery.seen(where, extra), where)
+                if all(np.array_equal(before[site], extra[site]) for site in extra):
+                    break
+            return self.surgery.gradient(where, extra)
 
-            extra = changed(self.surgery.right(where))
-            rounds = min(sum(operation.repeats for operation, _ in members), ROUNDS) if repeated else 1
-            return self._converged(where, extra, changed, rounds)
-
+        text = slip.text + (f", in {len(members)} places" if others else "")
         return Mistake(slip.kind, text, gradient)
 
-    def _converged(
-        self, where: Comparison, extra: dict[Site, Floats], changed: Callable[[tuple], dict[Site, Floats]], rounds: int
-    ) -> Leaves:
-        """The gradient with a mistake made in several places, each of which sees what the later ones passed on."""
-        simulated = self._spend(where, extra)
-        for _ in range(1, rounds):
-            before, extra = extra, changed(simulated)
-            if all(np.array_equal(before[site], extra[site]) for site in extra):
-                break
-            simulated = self._spend(where, extra)
-        return simulated[0]
-
-    def _spend(self, where: Comparison, extra: dict[Site, Floats]) -> tuple:
-        if self.surgery.runs <= 0 and self.complete and where is self.first:
-            raise OutOfRunsError
-        return self.surgery.with_extra(where, extra)
-
-    def _of_path(self, operation: Operation, here: Local) -> Iterator[Mistake]:
+    def _of_path(self, operation: Operation) -> Iterator[Mistake]:
         """The path through an operand is missing, or counts a number of times, which is solved for."""
         right = self.surgery.right(self.first)[0]
-        cut = self._spend(self.first, {operation.site: -here.right})[0]
+        cut = self.surgery.gradient(self.first, {}, {operation.site: 0.0})
         factor = self._factor(cut, [r - c for r, c in zip(right, cut, strict=True)])
-        if factor is None:
+        if factor is None or (operation.repeats > 1 and not math.isclose(factor, 0, abs_tol=1e-6)):
             return
         through = f"through operand {operation.operand + 1} of `{operation.name}`"
-        kinds: dict[float, tuple[Kind, str]] = {
-            0.0: ("partial", f"one path of the chain rule is missing: {through}"),
+        known: dict[float, tuple[Kind, str]] = {
+            0.0: ("missing_term", f"one path of the chain rule is missing: {through}"),
             -1.0: ("sign", f"the sign of one path is wrong: the one {through}"),
         }
-        near = next((known for known in kinds if math.isclose(factor, known, abs_tol=1e-6)), None)
+        near = next((value for value in known if math.isclose(factor, value, abs_tol=1e-6)), None)
         kind, text = (
-            ("scale", f"one path counts {factor:.6g} times: the one {through}") if near is None else kinds[near]
+            ("scale", f"one path counts {factor:.6g} times: the one {through}") if near is None else known[near]
         )
-
-        def gradient(where: Comparison) -> Leaves:
-            there = at(operation, self.surgery.right(where))
-            return self._spend(where, {operation.site: (factor - 1) * there.right})[0]
-
-        yield Mistake(kind, text, gradient)
+        value = factor if near is None else near
+        yield Mistake(kind, text, lambda where: self.surgery.gradient(where, {}, {operation.site: value}))
 
     def _factor(self, without: Leaves, change: Leaves) -> float | None:
         """k where the candidate is `without` plus k times the change in some wrong leaf, by least squares."""
         for leaf in self.leaves:
-            if not self.first.any_wrong(leaf):
+            size = float(np.square(change[leaf]).sum())
+            if not (self.first.any_wrong(leaf) and size):
                 continue
-            found, size = self.first.answer(leaf), float(np.square(change[leaf]).sum())
-            if not size:
-                continue
-            k = float((change[leaf] * (found - without[leaf])).sum()) / size
-            if math.isfinite(k) and self.evidence._replace(leaf=leaf).explains(
-                self.first, without[leaf] + k * change[leaf]
-            ):
+            k = float((change[leaf] * (self.first.answer(leaf) - without[leaf])).sum()) / size
+            if math.isfinite(k) and self._explains(leaf, without[leaf] + k * change[leaf]):
                 return k
         return None
+
+    def _gradients_of_results(self, operations: list[Operation]) -> Iterator[Mistake]:
+        """What is given for a leaf is the gradient by an intermediate result of its shape."""
+        for operation in operations:
+            shape = self._at(operation, self.first).a.shape
+            if (
+                operation.repeats > 1
+                or operation.operand
+                or not any(part.shape == shape for part in self.first.place.point)
+            ):
+                continue
+
+            def gradient(where: Comparison, operation: Operation = operation) -> Leaves:
+                here = self._at(operation, where)
+                return [here.arriving if leaf.shape == here.a.shape else 0 * leaf for leaf in where.place.point]
+
+            text = f"it is the gradient by the result of `{operation.name}`: what leads to it is not differentiated"
+            yield Mistake("missing_factor", text, gradient)
+
+    def _cut_in_every_round(self, operations: list[Operation]) -> Iterator[Mistake]:
+        """A path that is met again and again, from one step of a recurrence to the one before, is missing."""
+        alike: dict[tuple[str, int, tuple[int, ...]], list[Operation]] = {}
+        for operation in operations:
+            shape = self._at(operation, self.first).z.shape
+            alike.setdefault((operation.name, operation.operand, shape), []).append(operation)
+        for (name, operand, _), members in alike.items():
+            for group in _groups(members):
+                factors = {operation.site: 0.0 for operation in group}
+                text = f"one path of the chain rule is missing in {len(group)} places: through operand {operand + 1} of"
+                yield Mistake(
+                    "missing_term",
+                    f"{text} `{name}`",
+                    lambda where, factors=factors: self.surgery.gradient(where, {}, factors),
+                )
 
     def _intruders(self, operation: Operation) -> Iterator[Mistake]:
         for text, factor in INTRUDERS:
 
             def gradient(where: Comparison, factor: Callable[[Floats], Floats] = factor) -> Leaves:
-                here = at(operation, self.surgery.right(where))
-                return self._spend(where, {operation.result: here.arriving * (factor(here.a) - 1)})[0]
+                here = self._at(operation, where)
+                return self.surgery.gradient(where, {operation.result: here.arriving * (factor(here.a) - 1)})
 
             said = f"a factor g'(z) stands where none belongs: {text} derivative, which the rest contains already"
             yield Mistake("activation", said, gradient)
 
-    def _rows(self, operation: Operation, here: Local) -> Iterator[Mistake]:
+    def _rows(self, operation: Operation) -> Iterator[Mistake]:
+        here = self._at(operation, self.first)
+        if not here.a.ndim or len(here.a) < 2:
+            return
         for which, row in (("last", -1), ("first", 0)):
 
             def gradient(where: Comparison, row: int = row) -> Leaves:
-                there = at(operation, self.surgery.right(where))
+                there = self._at(operation, where)
                 left_out = np.zeros_like(there.arriving)
                 left_out[row] = -there.arriving[row]
-                return self._spend(where, {operation.result: left_out})[0]
+                return self.surgery.gradient(where, {operation.result: left_out})
 
             text = f"the {which} row of `{operation.name}`, an example perhaps, is left out of the gradient"
-            yield Mistake("partial", text, gradient)
+            yield Mistake("missing_term", text, gradient)
+
+    def _on_one_path(self, by_slip: Iterable[list[tuple[Operation, Slip]]]) -> Iterator[Mistake]:
+        """A factor that is missing or applied twice on one of several paths alone: in one term of the gradient."""
+        before = self.surgery.runs
+        singles = [members[0] for members in by_slip if members[0][1].kind in ("missing_factor", "mask")]
+        for operation, slip in singles:
+            right = self.surgery.right(self.first)
+            spoiled = self.surgery.seen(self.first, _changed([(operation, slip)], right, self.first))
+            for later in self.surgery.operations:
+                same = np.array_equal(spoiled[1][later.site], right[1][later.site])
+                if same or not later.primitive or later.number >= operation.number or later.repeats > 1:
+                    continue
+                if before - self.surgery.runs > PAIRS:
+                    return
+
+                def gradient(where: Comparison, operation=operation, slip=slip, site=later.site) -> Leaves:
+                    right = self.surgery.right(where)
+                    spoiled = self.surgery.seen(where, _changed([(operation, slip)], right, where))
+                    change = np.asarray(spoiled[1][site]) - np.asarray(right[1][site])
+                    return self.surgery.gradient(where, {site: change})
+
+                through = f"on the path through operand {later.operand + 1} of `{later.name}` alone"
+                yield Mistake(slip.kind, f"{slip.text}, {through}", gradient)
 
     # Weights that are updated too early -------------------------------------------------------------------------------
 
     def updated_too_early(self, evidence: Evidence) -> Verdict | None:
         """The backward pass uses W - λ ∂L/∂W in place of W, for one learning rate λ that is found by least squares."""
         leaf, here = evidence.leaf, evidence.shown[0]
+        scalar = [output.shape for output in evidence.case.outputs] == [()]
         for weight, path in enumerate(evidence.case.paths):
 
             def change(where: Comparison, weight: int = weight) -> Floats:
-                extra = self._with_update(where, weight)
-                return self.surgery.with_extra(where, extra)[0][leaf] - self.surgery.right(where)[0][leaf]
+                moved = self.surgery.gradient(where, self._with_update(where, weight))
+                return moved[leaf] - self.surgery.right(where)[0][leaf]
 
-            step = change(here)
+            step, without = change(here), self.surgery.right(here)[0][leaf]
             size = float(np.square(step).sum())
-            without = self.surgery.right(here)[0][leaf]
             rate = float((step * (here.answer(leaf) - without)).sum()) / size if size else math.nan
-            if math.isfinite(rate) and evidence.holds(
-                lambda c, change=change, rate=rate: self.surgery.right(c)[0][leaf] + rate * change(c)
-            ):
-                text = f"{path or 'the argument'} is updated before the backward pass uses it"
-                return "extra_term", f"{text}, with a learning rate of {rate:.4g}"
+            for of_cost in (False, True)[: 1 + scalar]:  # by the gradient with its cotangent, or that of the cost
+                upstream = float(here.place.cotangent[0]) if of_cost else 1.0
+
+                def hypothesis(c: Comparison, change=change, of_cost=of_cost, rate=rate * upstream) -> Floats:
+                    by = float(c.place.cotangent[0]) if of_cost else 1.0
+                    return self.surgery.right(c)[0][leaf] + rate / by * change(c)
+
+                if math.isfinite(rate) and evidence.holds(hypothesis):
+                    text = f"{path or 'the argument'} is updated before the backward pass uses it"
+                    return "extra_term", f"{text}, with a learning rate of {rate * upstream:.4g}"
         return None
 
     def _with_update(self, where: Comparison, weight: int) -> dict[Site, Floats]:
         """What is passed on more where a weight is what its gradient would make of it by a step of 1."""
-        simulated = self.surgery.right(where)
         value, update = where.place.point[weight], -where.truth.gradient[weight]
         extra: dict[Site, Floats] = {}
         for operation in self.surgery.operations:
             if operation.primitive != "dot_general" or operation.repeats > 1:
                 continue
-            here = at(operation, simulated)
-            other = here.others[1 - operation.operand]
-            if other.ndim != 2 or value.ndim != 2:
+            here = self._at(operation, where)
+            if here.other.ndim != 2 or value.ndim != 2:
                 continue
             for is_it, step in ((value, update), (value.T, update.T)):
-                if other.shape == is_it.shape and np.array_equal(other, is_it):
+                if here.other.shape == is_it.shape and np.array_equal(here.other, is_it):
                     extra[operation.site] = product_with(here, step)
                     break
         return extra
+
+
+def _changed(members: list[tuple[Operation, Slip]], simulated: Simulated, where: Comparison) -> dict[Site, Floats]:
+    """What slips add to the right cotangents."""
+    extra = {}
+    for operation, slip in members:
+        here = at(operation, simulated, where.place.point)
+        with np.errstate(all="ignore"):
+            change = fitted(slip.passes_on(here), here.z.shape) - here.right
+        extra[operation.site] = np.where(np.isfinite(change), change, 0)
+    return extra
+
+
+def _groups(members: list[Any]) -> Iterator[list[Any]]:
+    """All of several, and of those that come in rounds the ones at the same place of every round."""
+    count = len(members)
+    if count > 1:
+        yield members
+    for period in range(2, count // 2 + 1):
+        if count % period == 0:
+            yield from (members[i::period] for i in range(period))

@@ -39,9 +39,15 @@ def elementwise(evidence: Evidence) -> Verdict | None:
         return None
     few = [(c, _diagonal(evidence, c)) for c in evidence.shown[:2]]
     if all(diagonal is not None and evidence.explains(c, diagonal) for c, diagonal in few):
-        return "partial", "only the diagonal of the Jacobian is there: each output depends on several inputs"
+        return "missing_term", "only the diagonal of the Jacobian is there: each output depends on several inputs"
     if any(diagonal is not None and not np.allclose(diagonal, c.truth.gradient[leaf]) for c, diagonal in few):
         return None
+    return _substituted(evidence)
+
+
+def _substituted(evidence: Evidence) -> Verdict | None:
+    """What is written in place of g'."""
+    leaf = evidence.leaf
     for text, substitute in SUBSTITUTES:
 
         def hypothesis(c: Comparison, substitute=substitute) -> Floats:
@@ -51,6 +57,62 @@ def elementwise(evidence: Evidence) -> Verdict | None:
         if evidence.holds(hypothesis):
             return "activation", f"the derivative {text}"
     return None
+
+
+def another_slope(evidence: Evidence) -> Verdict | None:
+    """Both the right gradient and the candidate act element by element, with another slope: ct ⊙ s for ct ⊙ g'.
+
+    Where the two slopes differ by a product of powers of the arguments and of the output, it says by which.
+    """
+    leaf, case = evidence.leaf, evidence.case
+    if case.function.scalar or [output.shape for output in case.outputs] != [evidence.shape] or not evidence.shape:
+        return None
+    here = evidence.shown[0]
+    (cotangent,) = here.place.cotangent
+    flipped = np.where(np.arange(cotangent.size).reshape(cotangent.shape) % 2, 1.0, 2.0) * cotangent
+    other = here._replace(candidate=evidence.trial.answer(here.place.point, [flipped]))
+    with np.errstate(all="ignore"):
+        pairs = (
+            (here.answer(leaf), other.answer(leaf)),
+            (here.truth.gradient[leaf], evidence.pulled(here, [flipped])[leaf]),
+        )
+        diagonal = [np.allclose(b * cotangent, a * flipped, rtol=1e-6, atol=0) for a, b in pairs]
+    if not all(diagonal):
+        return None
+    factor = _monomial(evidence)
+    if factor:
+        return "missing_factor", f"element by element, the slope is {factor} times what it should be"
+    index = np.unravel_index(int(np.argmax(here.wrong(leaf))), evidence.shape)
+    slopes = [float(part[index] / cotangent[index]) for part in (here.answer(leaf), here.truth.gradient[leaf])]
+    at = f"at {[int(i) for i in index]}, where it is {here.place.point[leaf][index]:.4g}, the slope"
+    return (
+        "activation",
+        f"it acts element by element, and the derivative is another: {at} is {slopes[0]:.6g} for {slopes[1]:.6g}",
+    )
+
+
+def _monomial(evidence: Evidence) -> str:
+    """The product of powers by which the candidate differs from the right gradient; empty if there is none."""
+    leaf, case = evidence.leaf, evidence.case
+    names = [path or "the argument" for path in case.paths] + ["the output"]
+
+    def columns(c: Comparison) -> list[Floats]:
+        return [np.broadcast_to(np.abs(x), evidence.shape).ravel() for x in (*c.place.point, c.truth.outputs[0])]
+
+    rows, logs = [], []
+    for c in evidence.shown:
+        ratio = (c.answer(leaf) / c.truth.gradient[leaf]).ravel()
+        known = np.isfinite(ratio) & (ratio != 0) & np.all([x > 0 for x in columns(c)], axis=0)
+        rows.append(np.log(np.stack([x[known] for x in columns(c)], axis=1)))
+        logs.append(np.log(np.abs(ratio[known])))
+    matrix, target = np.concatenate(rows), np.concatenate(logs)
+    if len(target) <= matrix.shape[1]:
+        return ""
+    powers, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=1e-9)
+    whole = np.round(2 * powers) / 2
+    if rank < matrix.shape[1] or not whole.any() or np.abs(matrix @ whole - target).max() > 1e-6:
+        return ""
+    return " · ".join(f"|{name}|^{power:g}" for name, power in zip(names, whole, strict=True) if power)
 
 
 def _diagonal(evidence: Evidence, comparison: Comparison) -> Floats | None:

@@ -20,8 +20,8 @@ def by_example(evidence: Evidence) -> Verdict | None:
         return None
     stacks = [np.stack([example[leaf] for example in batch]) for batch in batches]
     hypotheses: tuple[tuple[Kind, str, Callable[[np.ndarray], np.ndarray]], ...] = (
-        ("partial", "the last example is left out of the sum over the batch", lambda s: s[:-1].sum(0)),
-        ("partial", "the first example is left out of the sum over the batch", lambda s: s[1:].sum(0)),
+        ("accumulation", "the last example is left out of the sum over the batch", lambda s: s[:-1].sum(0)),
+        ("accumulation", "the first example is left out of the sum over the batch", lambda s: s[1:].sum(0)),
         ("missing_reduction", "it is the first example's gradient alone: sum over the batch", lambda s: s[0]),
         ("missing_reduction", "it is the last example's gradient alone: sum over the batch", lambda s: s[-1]),
         ("missing_reduction", "the wrong axis is summed: sum over the batch", _summed_over_the_other_axis),

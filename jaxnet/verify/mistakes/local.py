@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.engine.precision import Floats, in_float64
+from jaxnet.verify.engine.precision import Floats, Leaves, in_float64
 from jaxnet.verify.engine.program import compute
 from jaxnet.verify.mistakes.surgery import Operation, Simulated, Site, acts_elementwise
 from jaxnet.verify.report import Kind
@@ -24,6 +24,7 @@ class Local(NamedTuple):
         arriving: the cotangent of the result.
         right: the cotangent of the operand, as it should be.
         seen: the values at all places.
+        point: the leaves that are differentiated.
     """
 
     operation: Operation
@@ -33,6 +34,12 @@ class Local(NamedTuple):
     arriving: Floats
     right: Floats
     seen: dict[Site, Any]
+    point: Leaves
+
+    @property
+    def other(self) -> Floats:
+        """The other operand of two."""
+        return self.others[1 - self.operation.operand]
 
     def slope_at(self, z: Floats) -> Floats:
         """g' at another point; NaN, so that it explains nothing, for a chain of equations."""
@@ -45,20 +52,26 @@ class Local(NamedTuple):
             return np.where(self.arriving == 0, 0, self.right / np.where(self.arriving == 0, 1, self.arriving))
 
 
-def at(operation: Operation, simulated: Simulated) -> Local:
+def at(operation: Operation, simulated: Simulated, point: Leaves) -> Local:
     """What a simulation shows at an operation."""
     _, arriving, seen = simulated
-    count = len(operation.equation.invars)
-    others = [np.asarray(seen[operation.number, i]) for i in range(count)]
     return Local(
         operation,
         np.asarray(seen[operation.site]),
         np.asarray(seen[operation.result]),
-        others,
+        [np.asarray(seen[operation.number, i]) for i in range(len(operation.equation.invars))],
         np.asarray(arriving[operation.result]),
         np.asarray(arriving[operation.site]),
         seen,
+        point,
     )
+
+
+def fitted(value: Floats, shape: tuple[int, ...]) -> Floats:
+    """A cotangent summed over the axes along which an operand of this shape was broadcast."""
+    value = np.asarray(value)
+    axes = tuple(i for i, (a, b) in enumerate(zip(value.shape, shape, strict=True)) if b == 1 < a)
+    return np.broadcast_to(value.sum(axis=axes, keepdims=True), shape) if value.shape != shape else value
 
 
 class Slip(NamedTuple):
@@ -99,6 +112,8 @@ SUBSTITUTES: tuple[tuple[str, Callable[[Any], Floats]], ...] = (
     ("is replaced by the sigmoid's", lambda o: sigmoid(o.z) * sigmoid(-o.z)),
     ("is replaced by that of tanh", lambda o: 1 - np.tanh(o.z) ** 2),
     ("is replaced by the sigmoid of z", lambda o: sigmoid(o.z)),
+    ("is replaced by z²", lambda o: o.z**2),
+    ("is replaced by a²", lambda o: o.a**2),
     ("is inverted: it divides where it must multiply", lambda o: 1 / o.slope),
     ("is taken at -z", lambda o: o.slope_at(-o.z)),
 )
@@ -133,29 +148,29 @@ def slope_at(operation: Operation, z: Floats) -> Floats:
         return np.asarray(jax.jvp(g, (jnp.asarray(z),), (jnp.ones_like(z),))[1])
 
 
-def slips(here: Local, arguments: list[tuple[str, Floats]], activations: list[Operation]) -> Iterator[Slip]:
+def slips(here: Local, paths: list[str], activations: list[Operation]) -> Iterator[Slip]:
     """The mistakes that can be made at an operation.
 
     Args:
         here: the operation.
-        arguments: the leaves by their paths.
+        paths: of the leaves that are differentiated.
         activations: the operations of the function that act element by element.
     """
     operation, name = here.operation, here.operation.name
-    equation = operation.equation
-    if not operation.primitive or acts_elementwise(equation):
+    if not operation.primitive or acts_elementwise(operation.equation):
         yield from _of_activations(here, activations)
     elif operation.primitive in ("mul", "div"):
-        yield from _of_products(here, arguments)
+        yield from _of_products(here, paths)
     elif operation.primitive == "select_n":
         yield Slip("mask", f"the mask of `{name}` is left out: what was not selected gets a gradient", _arriving)
         yield Slip("mask", f"the mask of `{name}` is inverted", lambda o: o.arriving - o.right)
-    if operation.primitive == "dot_general" and operation.repeats == 1:
-        yield from _with_input_for_output(here, activations)
-    if operation.primitive in LINEAR and here.z.shape == here.a.shape and operation.repeats == 1:
-        text = f"`{name}` itself is applied where its transpose belongs"
-        yield Slip("transpose", text, _applied_again)
-    if operation.primitive in GATHERING and operation.repeats == 1:
+    if operation.repeats > 1:
+        return
+    if operation.primitive == "dot_general":
+        yield from _of_matrix_products(here, paths, activations)
+    if operation.primitive in LINEAR and here.z.shape == here.a.shape:
+        yield Slip("transpose", f"`{name}` itself is applied where its transpose belongs", _applied_again)
+    if operation.primitive in GATHERING:
         text = (
             f"contributions overwrite one another where they must be added: one element of {name}'s operand has several"
         )
@@ -172,11 +187,8 @@ def _of_activations(here: Local, activations: list[Operation]) -> Iterator[Slip]
     if slope.size and np.ptp(slope) <= 1e-12 * np.abs(slope).max():
         return  # a linear function has no other slope to take
     for text, substitute in SUBSTITUTES:
-        yield Slip(
-            "activation",
-            f"the derivative of `{here.operation.name}` {text}",
-            lambda o, s=substitute: o.arriving * s(o),
-        )
+        said = f"the derivative of `{here.operation.name}` {text}"
+        yield Slip("activation", said, lambda o, s=substitute: o.arriving * s(o))
     alike = [o for o in activations if o.name == here.operation.name and here.seen[o.site].shape == here.z.shape]
     place = next((i for i, o in enumerate(alike) if o.site == here.operation.site), 0)
     for other in (*alike[max(place - 1, 0) : place], *alike[place + 1 : place + 2]):
@@ -184,14 +196,24 @@ def _of_activations(here: Local, activations: list[Operation]) -> Iterator[Slip]
         yield Slip("activation", text, lambda o, s=other.site: o.arriving * o.slope_at(np.asarray(o.seen[s])))
 
 
-def _with_input_for_output(here: Local, activations: list[Operation]) -> Iterator[Slip]:
-    """A product whose gradient is built with an activation's input in place of its output."""
-    other = here.others[1 - here.operation.operand]
+def _of_matrix_products(here: Local, paths: list[str], activations: list[Operation]) -> Iterator[Slip]:
+    """A product whose gradient is built with something else than the other operand."""
     for activation in activations:
-        a = np.asarray(here.seen[activation.result])
-        if other.shape == a.shape and np.array_equal(other, a):
+        a = here.seen[activation.result]
+        if a.shape != here.other.shape:
+            continue
+        if np.array_equal(a, here.other):
             text = "the gradient of a product is built with the activation's input z in place of its output a"
             yield Slip("activation", text, lambda o, s=activation.site: product_with(o, np.asarray(o.seen[s])))
+        else:
+            text = f"the gradient of a product is built with the result of another `{activation.name}`"
+            yield Slip("missing_factor", text, lambda o, s=activation.result: product_with(o, np.asarray(o.seen[s])))
+    for i, path in enumerate(paths):
+        text = f"the gradient of a product is built with {path or 'the argument'}, not with its other factor"
+        if here.point[i].ndim == 2 and here.point[i].shape == here.other.shape:
+            yield Slip("missing_factor", text, lambda o, i=i: product_with(o, o.point[i]))
+        if here.point[i].ndim == 2 and here.point[i].T.shape == here.other.shape:
+            yield Slip("missing_factor", text, lambda o, i=i: product_with(o, o.point[i].T))
 
 
 def product_with(here: Local, other: Floats) -> Floats:
@@ -207,39 +229,30 @@ def product_with(here: Local, other: Floats) -> Floats:
         return np.asarray(jax.vjp(product, jnp.asarray(here.z))[1](jnp.asarray(here.arriving))[0])
 
 
-def _of_products(here: Local, arguments: list[tuple[str, Floats]]) -> Iterator[Slip]:
+def _of_products(here: Local, paths: list[str]) -> Iterator[Slip]:
     """The product rule and the quotient rule: a factor that is missing or another."""
-    name, i = here.operation.name, here.operation.operand
-    if here.operation.primitive == "div" and i == 1:
-        yield Slip(
-            "missing_factor", f"the numerator is missing in the derivative of `{name}`", lambda o: o.right / o.others[0]
-        )
-        yield Slip(
-            "missing_factor", f"the denominator is not squared in the derivative of `{name}`", lambda o: o.right * o.z
-        )
+    name, divides = here.operation.name, here.operation.primitive == "div"
+    if divides and here.operation.operand == 1:
+        of = f"in the derivative of `{name}` by the denominator"
+        yield Slip("missing_factor", f"the numerator is missing {of}", lambda o: -o.arriving / o.z**2)
+        yield Slip("missing_factor", f"the denominator is not squared {of}", lambda o: -o.arriving * o.other / o.z)
+        yield Slip("missing_factor", f"the denominator is missing {of}", lambda o: -o.arriving * o.other)
         return
-    other = here.others[1 - i]
-    masks = bool(np.isin(other, (0, 1)).all()) and bool((other == 0).any())
-    what = "divided by the denominator" if here.operation.primitive == "div" else "multiplied by the other factor"
+    masks = not divides and bool(np.isin(here.other, (0, 1)).all() and (here.other == 0).any())
     kind: Kind = "mask" if masks else "missing_factor"
-    text = "the mask is left out" if masks else f"the gradient of a factor of `{name}` is not {what}"
-    yield Slip(kind, text, _arriving)
-    yield Slip(
-        "missing_factor", f"the gradient of a factor of `{name}` is multiplied by itself", lambda o: o.arriving * o.z
-    )
-    yield Slip(kind, f"the other factor of `{name}` is applied twice", lambda o: o.right * o.slope)
-    yield Slip(kind, f"the other factor of `{name}` divides where it must multiply, or the reverse", _divided)
-    for path, leaf in arguments:
-        if leaf.shape == here.z.shape and here.operation.repeats == 1:
-            said = (
-                f"a factor of `{name}` has its gradient multiplied by {path or 'the argument'}, not by the other factor"
-            )
-            yield Slip("missing_factor", said, lambda o, leaf=leaf: o.arriving * leaf)
-
-
-def _divided(here: Local) -> Floats:
-    with np.errstate(all="ignore"):
-        return here.arriving / here.slope
+    what = "divided by the denominator" if divides else "multiplied by the other factor"
+    factor = "the mask" if masks else "the denominator" if divides else "the other factor"
+    yield Slip(kind, f"the gradient of a factor of `{name}` is not {what}" + ", the mask" * masks, _arriving)
+    text = f"the gradient of a factor of `{name}` is multiplied by the factor itself"
+    yield Slip("missing_factor", text, lambda o: o.arriving * o.z)
+    power = -1.0 if divides else 1.0
+    with_power = f"{factor} of `{name}` is applied twice", f"{factor} of `{name}` is applied the wrong way round"
+    yield Slip(kind, with_power[0], lambda o: o.arriving * o.other ** (2 * power))
+    yield Slip(kind, with_power[1], lambda o: o.arriving * o.other**-power)
+    for i, path in enumerate(paths):
+        if here.point[i].shape == here.other.shape:
+            text = f"the gradient of a factor of `{name}` is multiplied by {path or 'the argument'}, not by the other"
+            yield Slip("missing_factor", text, lambda o, i=i: o.arriving * o.point[i])
 
 
 def _applied_again(here: Local) -> Floats:
@@ -255,7 +268,7 @@ def _overwritten(here: Local, which: int) -> Floats:
     jacobian = _jacobian(here)
     if jacobian is None:
         return np.full_like(here.right, np.nan)
-    reached = jacobian != 0
+    reached = jacobian * here.arriving.reshape(-1, 1) != 0
     order = np.argmax(reached, axis=0) if which == 0 else len(reached) - 1 - np.argmax(reached[::-1], axis=0)
     columns = np.arange(reached.shape[1])
     chosen = jacobian[order, columns] * here.arriving.ravel()[order]

@@ -57,12 +57,15 @@ class Operation(NamedTuple):
 
 
 @jax.custom_vjp
-def _opened(value: Any, extra: Any) -> Any:
-    """The value; its cotangent has something added, whose own cotangent is the one that arrives."""
+def _opened(value: Any, extra: Any, factor: Any) -> Any:
+    """The value; its cotangent is multiplied and has something added, whose own cotangent is the one that arrives."""
     return value
 
 
-_opened.defvjp(lambda value, extra: (value, extra), lambda extra, ct: (ct + extra, ct))
+_opened.defvjp(
+    lambda value, extra, factor: (value, (extra, factor)),
+    lambda changed, ct: (ct * changed[1] + changed[0], ct, jnp.zeros_like(changed[1])),
+)
 
 
 class _Opened(NamedTuple):
@@ -175,9 +178,9 @@ def _chains(rows: list[tuple[int, JaxprEqn]], jaxpr: Any) -> Iterator[Operation]
 class _Walk:
     """Runs the program; equations take their numbers in the order in which `_open` has met them."""
 
-    def __init__(self, extra: dict[Site, Any]) -> None:
-        """A walk with something added to the cotangents."""
-        self.extra = extra
+    def __init__(self, extra: dict[Site, Any], factors: dict[Site, Any]) -> None:
+        """A walk with the cotangents multiplied and something added to them."""
+        self.extra, self.factors = extra, factors
         self.number = -1
 
     def run(self, program: ClosedJaxpr, arguments: Sequence[Any]) -> tuple[list[Any], dict[Site, Any]]:
@@ -209,7 +212,7 @@ class _Walk:
         def open_at(place: int, value: Any) -> Any:
             site = self.number, place
             seen[site] = value
-            return _opened(value, self.extra[site]) if site in self.extra else value
+            return _opened(value, self.extra[site], self.factors[site]) if site in self.extra else value
 
         if (self.number, -1) not in self.extra:
             return compute(equation, inputs), seen
@@ -224,7 +227,7 @@ class _Walk:
 
         def step(carry: list[Any], row: tuple[list[Any], dict[Site, Any]]) -> Any:
             nonlocal last
-            walk = _Walk(row[1])
+            walk = _Walk(row[1], self.factors)
             walk.number = begin
             outputs, seen = walk.run(params["jaxpr"], [*fixed, *carry, *row[0]])
             last = walk.number
@@ -248,20 +251,23 @@ Simulated = tuple[Leaves, dict[Site, Any], dict[Site, Any]]
 
 
 @memoized
-def _program(function: Function, shapes: Any) -> tuple[_Opened, Callable[..., Simulated]]:
+def _program(function: Function, shapes: Any) -> tuple[_Opened, Callable[..., Simulated], Callable[..., Leaves]]:
+    """The function opened, its derivative with what is seen on the way, and the gradient alone."""
     groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
     opened = _open(jax.make_jaxpr(function.outputs)(*groups[:2]))
 
-    @compiled
-    def run(point: Leaves, fixed: Leaves, cotangent: Leaves, extra: dict[Site, Any]) -> Simulated:
+    def run(leaves: tuple[Leaves, Leaves, Leaves], extra: dict[Site, Any], factors: Any) -> Simulated:
+        point, fixed, cotangent = leaves
+        by_site = {site: factors[i] for i, site in enumerate(opened.places)}
+
         def outputs(point: Leaves, extra: dict[Site, Any]) -> Any:
-            return _Walk(extra).run(opened.program, [*point, *fixed])
+            return _Walk(extra, by_site).run(opened.program, [*point, *fixed])
 
         _, pull, seen = jax.vjp(outputs, point, extra, has_aux=True)
         gradient, arriving = pull(list(cotangent))
         return gradient, arriving, seen
 
-    return opened, run
+    return opened, compiled(run), compiled(lambda *given: run(*given)[0])
 
 
 class Surgery:
@@ -279,7 +285,7 @@ class Surgery:
             self.fixed = self.case.fixed_in(True)
             cotangent = [np.zeros(output.shape) for output in self.case.outputs]
             shapes = tuple(map(described, (widened(self.case.differentiated), self.fixed, cotangent)))
-            self._opened, self._run = _program(self.case.function, shapes)
+            self._opened, self._run, self._run_alone = _program(self.case.function, shapes)
         if sum(int(np.prod(shape)) for shape in self._opened.places.values()) > LARGEST:
             raise ValueError("the function is too large to be opened")
         self.operations = sorted(self._opened.operations, key=lambda operation: -operation.number)
@@ -290,16 +296,25 @@ class Surgery:
     def right(self, where: Comparison) -> Simulated:
         """The gradient, the cotangents that arrive and the values at all places, without a mistake."""
         if where.place.name not in self._right:
-            self._right[where.place.name] = self._simulate(where, {})
+            self._right[where.place.name] = self.seen(where, {})
         return self._right[where.place.name]
 
-    def with_extra(self, where: Comparison, extra: dict[Site, Floats]) -> Simulated:
+    def seen(self, where: Comparison, extra: dict[Site, Floats]) -> Simulated:
         """The same with something added to the cotangents at some places."""
-        self.runs -= 1
-        return self._simulate(where, extra)
-
-    def _simulate(self, where: Comparison, extra: dict[Site, Floats]) -> Simulated:
         with in_float64(), np.errstate(all="ignore"):
-            point, cotangent = where.place.point, where.place.cotangent
-            gradient, arriving, seen = self._run(point, self.fixed, cotangent, self._zeros | extra)
+            gradient, arriving, seen = self._run(*self._given(where, extra, {}))
             return widened(gradient), arriving, seen
+
+    def gradient(
+        self, where: Comparison, extra: dict[Site, Floats], factors: dict[Site, float] | None = None
+    ) -> Leaves:
+        """The gradient with the cotangents at some places multiplied, and something added to them."""
+        with in_float64(), np.errstate(all="ignore"):
+            return widened(self._run_alone(*self._given(where, extra, factors or {})))
+
+    def _given(self, where: Comparison, extra: dict[Site, Floats], factors: dict[Site, float]) -> tuple[Any, ...]:
+        self.runs -= 1
+        multiplied = np.ones(len(self._opened.places))
+        for i, site in enumerate(self._opened.places):
+            multiplied[i] = factors.get(site, 1.0)
+        return (where.place.point, self.fixed, where.place.cotangent), self._zeros | extra, multiplied

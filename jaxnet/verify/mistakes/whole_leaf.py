@@ -148,7 +148,7 @@ def extra_term(evidence: Evidence) -> Verdict | None:
             if evidence.holds(lambda c, k=k, x=term, u=upstream: c.truth.gradient[leaf] + k * u(c) * x(c)):
                 if name == "the cotangent" and math.isclose(k, -1, rel_tol=1e-3):
                     text = "the path that hands the cotangent on as it is, such as a skip connection's, is missing"
-                    return "partial", text
+                    return "missing_term", text
                 decay = ", as weight decay does" * (name == "itself")
                 return "extra_term", f"an extra term is added: {k:.4g} times {name}{through}{decay}"
     return None

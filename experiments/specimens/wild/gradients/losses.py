@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.specimens.gradients.derivative import Function
-from experiments.specimens.gradients.subjects import labels, normal, softmax_rule, uniform, weights
+from experiments.specimens.gradients.subjects import at_least_float32, labels, normal, softmax_rule, uniform, weights
 from experiments.specimens.specimen import Catalogue
 
 catalogue = Catalogue()
@@ -191,14 +191,24 @@ def confident_logits(generator, scale):
     return z + jax.nn.one_hot(y, 4, dtype=z.dtype) * uniform(generator, 11.0, 17.0, 5, 1), y
 
 
-CONFIDENT = Function("cross-entropy", cross_entropies, confident_logits)
+def wide_cross_entropies(z, y):
+    """The same of logits in half precision, computed in single precision."""
+    return cross_entropies(at_least_float32(z), y)
 
 
-@found("linkedin/Liger-Kernel#1341", "precision", of=CONFIDENT, mended=cross_entropies_rule)
+def wide_cross_entropies_rule(ct, z, y):
+    """p - 1{k = y} in single precision, rounded once."""
+    return cross_entropies_rule(ct, at_least_float32(z), y)[0].astype(z.dtype), None
+
+
+CONFIDENT = Function("cross-entropy", wide_cross_entropies, confident_logits).cast(jnp.bfloat16, "cross-entropy")
+
+
+@found("linkedin/Liger-Kernel#1341", "precision", of=CONFIDENT, mended=wide_cross_entropies_rule)
 def probability_rounded_before_one_is_subtracted(ct, z, y):
-    """The probability is stored before 1 is subtracted at the label: where it rounds to nearly 1, no digits remain."""
-    p = jax.nn.softmax(z)
-    return ct[:, None] * (p - jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype)), None
+    """The probability is stored in the logits' dtype before 1 is subtracted: where it rounds to 1, nothing remains."""
+    p = jax.nn.softmax(at_least_float32(z)).astype(z.dtype)
+    return (ct[:, None] * (p - jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype))).astype(z.dtype), None
 
 
 def soft_cross_entropies(z, targets):
