@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 import jaxnet
 from jaxnet import checkpoint, training
-from tests.checkpointed_run import NETWORK, OPTIMIZER, numbers, run
+from tests.checkpointed_run import EPOCHS, NETWORK, OPTIMIZER, numbers, run
 from tests.compare import WIDEST
 
 SCRIPT = Path(__file__).with_name("checkpointed_run.py")
@@ -69,30 +68,40 @@ def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_p
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
-@pytest.mark.parametrize("seed", range(25))
-@pytest.mark.one_in(25)
-def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
-    generator = np.random.default_rng(seed)
-    environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1])}
-    environment["JAX_ENABLE_X64"] = str(WIDEST == "float64")
-    command = [sys.executable, SCRIPT, tmp_path / "run", tmp_path / "result.npz"]
-    killed = 0
-    for attempt in range(20):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        if attempt < 3:
-            process.stdout.readline()
-            time.sleep(generator.uniform(0.5, 4))
-            process.kill()
-        process.wait()
-        process.stdout.close()
-        if process.returncode == 0:
-            break
-        killed += process.returncode == -signal.SIGKILL
-        assert process.returncode == -signal.SIGKILL
-    assert killed > 0
-    with np.load(tmp_path / "result.npz") as result:
-        assert_same(dict(result), whole)
+# Kills in a row: before the n-th event of its name at the checkpoint of a step; and the newest that is complete then.
+KILLS = [
+    [("os.rename", 3, 5, 0), ("open", 5, 20, 15)],
+    [("os.mkdir", 1, 5, 0)],
+    [("os.rename", 1, 30, 25)] * 3,
+    [("os.rename", 3, 40, 35), ("shutil.rmtree", 1, 40, 35), ("os.rmdir", 1, 40, 35)],  # removing what the last left
+    [("os.rename", 3, 150, 145), ("shutil.rmtree", 1, 135, 150)],  # at the end
+    *([("os.mkdir", n, 20, 15)] for n in (1, 2, 3)),
+    *([("open", n, 20, 15)] for n in range(1, 9)),
+    *([("outgrow", size, 20, 15)] for size in (100, 500, 1000, 2000)),
+    *([("os.rename", n, 20, 15)] for n in (1, 2, 3)),  # of its arrays, of their description, of the whole
+    *([(event, 1, 20, 35)] for event in ("shutil.rmtree", "os.rmdir")),  # too old to keep
+]
+
+
+@pytest.mark.parametrize("kills", KILLS, ids=str)
+@pytest.mark.one_in(len(KILLS))
+def test_killed_run_resumes_to_the_same_end(tmp_path, whole, kills):
+    folder, result = tmp_path / "run", tmp_path / "result.npz"
+    environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1]), "JAX_ENABLE_X64": str(WIDEST == "float64")}
+
+    def start(*death):
+        return subprocess.run([sys.executable, SCRIPT, folder, result, *map(str, death)], env=environment).returncode
+
+    newest = 0
+    for *death, newest in kills:
+        assert start(*death) in (-signal.SIGKILL, -signal.SIGXFSZ)
+        assert max(steps(folder), default=0) == newest
+    assert start() == 0
+    assert not list(folder.glob("damaged-*"))  # none was taken for complete that was not
+    with np.load(result) as saved:
+        outcome = dict(saved)
+    assert outcome.pop("epochs") == EPOCHS - newest // 5
+    assert_same(outcome, whole)
 
 
 def largest_file(folder):
