@@ -16,7 +16,7 @@ import jaxnet
 from jaxnet import training
 
 NETWORK, LOSS, OPTIMIZER = jaxnet.mlp((4, 8, 3)), jaxnet.softmax_cross_entropy, jaxnet.adam(0.01)
-EPOCHS = 30
+EPOCHS = 10
 
 
 def run(**options):
