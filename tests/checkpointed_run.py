@@ -1,4 +1,4 @@
-"""A run that saves after every epoch, for a process that dies at a chosen point: FOLDER RESULT [EVENT NUMBER STEP]."""
+"""A run that saves after every epoch, and may die at a chosen point: FOLDER RESULT SEED [EVENT NUMBER STEP]."""
 
 import itertools
 import os
@@ -23,8 +23,8 @@ def run(**options):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((70, 4))
     y = x[:, :3].argmax(axis=1)
-    chosen: Any = {"batch_size": 16, "epochs": EPOCHS, "checkpoint_every": 1} | options
-    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, x, y, key=jax.random.key(0), **chosen)
+    chosen: Any = {"key": jax.random.key(0), "batch_size": 16, "epochs": EPOCHS, "checkpoint_every": 1} | options
+    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, x, y, **chosen)
 
 
 def numbers(state, history):
@@ -55,10 +55,10 @@ def die(event, number, checkpoint):
 
 
 if __name__ == "__main__":
-    folder, result, *death = sys.argv[1:]
+    folder, result, seed, *death = sys.argv[1:]
     if death:
         event, number, step = death
         die(event, int(number), rf"{re.escape(folder)}/{step}\b")  # complete, or under its temporary name
     training._train_epochs = mock.Mock(wraps=training._train_epochs)
-    outcome = numbers(*run(checkpoint=folder))
+    outcome = numbers(*run(checkpoint=folder, key=jax.random.key(int(seed))))
     np.savez(result, **outcome, epochs=np.asarray(training._train_epochs.call_count))

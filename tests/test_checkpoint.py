@@ -89,14 +89,15 @@ def test_killed_run_resumes_to_the_same_end(tmp_path, whole, kills):
     folder, result = tmp_path / "run", tmp_path / "result.npz"
     environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1]), "JAX_ENABLE_X64": str(WIDEST == "float64")}
 
-    def start(*death):
-        return subprocess.run([sys.executable, SCRIPT, folder, result, *map(str, death)], env=environment).returncode
+    def start(*options):
+        return subprocess.run([sys.executable, SCRIPT, folder, result, *map(str, options)], env=environment).returncode
 
-    newest = 0
-    for *death, newest in kills:
-        assert start(*death) in (-signal.SIGKILL, -signal.SIGXFSZ)
-        assert max(steps(folder), default=0) == newest
-    assert start() == 0
+    newest = 0  # also the seed of the next start: whatever its key, it goes on with the one that was saved
+    for *death, complete in kills:
+        assert start(newest, *death) in (-signal.SIGKILL, -signal.SIGXFSZ)
+        newest = max(steps(folder), default=0)
+        assert newest == complete
+    assert start(newest) == 0
     assert not list(folder.glob("damaged-*"))  # none was taken for complete that was not
     with np.load(result) as saved:
         outcome = dict(saved)
