@@ -68,7 +68,8 @@ def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_p
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
-# Kills in a row: before the n-th event of its name at the checkpoint of a step; and the newest that is complete then.
+# Kills in a row, each as event, n, step, complete: before the n-th such event of this step's checkpoint, when that of
+# the step `complete` is the newest that is whole.
 KILLS = [
     [("os.rename", 3, 5, 0), ("open", 5, 20, 15)],
     [("os.mkdir", 1, 5, 0)],
