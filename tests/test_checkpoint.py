@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 import jaxnet
 from jaxnet import checkpoint, training
-from tests.checkpointed_run import NETWORK, OPTIMIZER, numbers, run
+from tests.checkpointed_run import EPOCHS, NETWORK, OPTIMIZER, numbers, run
 from tests.compare import WIDEST
 
 SCRIPT = Path(__file__).with_name("checkpointed_run.py")
@@ -43,7 +42,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole):
     run(checkpoint=tmp_path, checkpoint_every=4, epochs=6, keep=2)
     assert steps(tmp_path) == [20, 30]
     assert_same(numbers(*run(checkpoint=tmp_path, checkpoint_every=4, keep=2)), whole)
-    assert steps(tmp_path) == [140, 150]
+    assert steps(tmp_path) == [40, 50]
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
@@ -69,30 +68,42 @@ def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_p
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
-@pytest.mark.parametrize("seed", range(25))
-@pytest.mark.one_in(25)
-def test_killed_run_resumes_to_the_same_end(tmp_path, whole, seed):
-    generator = np.random.default_rng(seed)
-    environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1])}
-    environment["JAX_ENABLE_X64"] = str(WIDEST == "float64")
-    command = [sys.executable, SCRIPT, tmp_path / "run", tmp_path / "result.npz"]
-    killed = 0
-    for attempt in range(20):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        if attempt < 3:
-            process.stdout.readline()
-            time.sleep(generator.uniform(0.5, 4))
-            process.kill()
-        process.wait()
-        process.stdout.close()
-        if process.returncode == 0:
-            break
-        killed += process.returncode == -signal.SIGKILL
-        assert process.returncode == -signal.SIGKILL
-    assert killed > 0
-    with np.load(tmp_path / "result.npz") as result:
-        assert_same(dict(result), whole)
+# Kills in a row, each as event, n, step, complete: before the n-th such event of this step's checkpoint, when that of
+# the step `complete` is the newest that is whole.
+KILLS = [
+    [("os.rename", 3, 5, 0), ("open", 5, 20, 15)],
+    [("os.mkdir", 1, 5, 0)],
+    [("os.rename", 1, 30, 25)] * 3,
+    [("os.rename", 3, 40, 35), ("shutil.rmtree", 1, 40, 35), ("os.rmdir", 1, 40, 35)],  # removing what the last left
+    [("os.rename", 3, 50, 45), ("shutil.rmtree", 1, 35, 50)],  # at the end
+    *([("os.mkdir", n, 20, 15)] for n in (1, 2, 3)),
+    *([("open", n, 20, 15)] for n in range(1, 9)),
+    *([("outgrow", size, 20, 15)] for size in (100, 500, 1000, 2000)),
+    *([("os.rename", n, 20, 15)] for n in (1, 2, 3)),  # of its arrays, of their description, of the whole
+    *([(event, 1, 20, 35)] for event in ("shutil.rmtree", "os.rmdir")),  # too old to keep
+]
+
+
+@pytest.mark.parametrize("kills", KILLS, ids=str)
+@pytest.mark.one_in(len(KILLS))
+def test_killed_run_resumes_to_the_same_end(tmp_path, whole, kills):
+    folder, result = tmp_path / "run", tmp_path / "result.npz"
+    environment = os.environ | {"PYTHONPATH": os.fspath(SCRIPT.parents[1]), "JAX_ENABLE_X64": str(WIDEST == "float64")}
+
+    def start(*options):
+        return subprocess.run([sys.executable, SCRIPT, folder, result, *map(str, options)], env=environment).returncode
+
+    newest = 0  # also the seed of the next start: whatever its key, it goes on with the one that was saved
+    for *death, complete in kills:
+        assert start(newest, *death) in (-signal.SIGKILL, -signal.SIGXFSZ)
+        newest = max(steps(folder), default=0)
+        assert newest == complete
+    assert start(newest) == 0
+    assert not list(folder.glob("damaged-*"))  # none was taken for complete that was not
+    with np.load(result) as saved:
+        outcome = dict(saved)
+    assert outcome.pop("epochs") == EPOCHS - newest // 5
+    assert_same(outcome, whole)
 
 
 def largest_file(folder):
@@ -284,7 +295,7 @@ def test_checkpoints_say_what_they_need(tmp_path, monkeypatch):
 def test_without_an_interval_a_run_saves_by_the_clock(tmp_path, whole, monkeypatch):
     options: Any = {"checkpoint_every": None, "keep": 99}
     run(checkpoint=tmp_path / "short", **options)
-    assert steps(tmp_path / "short") == [150]
+    assert steps(tmp_path / "short") == [50]
     monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     assert_same(numbers(*run(checkpoint=tmp_path / "long", **options)), whole)
     assert len(steps(tmp_path / "long")) > 1
