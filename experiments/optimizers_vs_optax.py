@@ -17,7 +17,7 @@ from experiments.experiment import Measurement, Options, Result, Table, Track, a
 from experiments.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PINK
 from experiments.specimens.optimizers.mistakes import OPTIMIZER_MISTAKES
 from experiments.specimens.optimizers.right import RIGHT_OPTIMIZERS
-from jaxnet.verify.comparison import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
+from jaxnet.verify.engine.truth import UNITS_IN_FLOAT64, UNITS_IN_OWN_DTYPE
 
 CLAIM = (
     "Every hand-written optimizer makes the updates of its counterpart in Optax and keeps the same state over 1000 "

@@ -25,7 +25,7 @@ from experiments.specimens.gradients.mistakes import MISTAKES
 from experiments.specimens.gradients.right import RIGHT_RULES
 from experiments.specimens.specimen import Specimen
 from jaxnet.verify import Report, verify_vjp
-from jaxnet.verify.comparison import UNITS_IN_FLOAT64
+from jaxnet.verify.engine.truth import UNITS_IN_FLOAT64
 
 CLAIM = (
     "Whatever the size of the weights, jaxnet.verify rejects every planted mistake and passes every right rule; it "

@@ -23,7 +23,7 @@ DENSE = {
     "bias not summed": (lambda gx, gw, gb, args, ct: (gx, gw, ct), "[2]", "missing_reduction", "batch axis"),
     "first example": (lambda gx, gw, gb, args, ct: (gx, gw, ct[0]), "[2]", "missing_reduction", "first example"),
     "last dropped": (
-        lambda gx, gw, gb, args, ct: (gx, ct[:-1].T @ args[0][:-1], gb), "[1]", "partial", "the last ",
+        lambda gx, gw, gb, args, ct: (gx, ct[:-1].T @ args[0][:-1], gb), "[1]", "missing_term", "the last ",
     ),
     "no cotangent": (lambda gx, gw, gb, args, ct: (jnp.ones_like(ct) @ args[1], gw, gb), "[0]", "nonlinear", "ignored"),
     "absolute": (lambda gx, gw, gb, args, ct: (abs(ct) @ args[1], gw, gb), "[0]", "nonlinear", "linear in"),
@@ -69,7 +69,7 @@ def test_last_example_left_out_of_a_mean_is_named(key):
         return 2 * x[:-1].T @ (x[:-1] @ weight - y[:-1]) / len(y)
 
     found = first(verify_gradient(mean_cost, gradient, normal(3), normal(6, 3, seed=1), normal(6, seed=2), key=key))
-    assert found.kind == "partial"
+    assert found.kind == "missing_term"
     assert "last" in found.explanation
 
 
@@ -139,7 +139,7 @@ def test_diagonal_of_the_softmax_is_named(key):
         return (ct * p * (1 - p),)
 
     found = first(verify_vjp(jax.nn.softmax, backward, normal(3, 4), key=key))
-    assert found.kind == "partial"
+    assert found.kind == "missing_term"
     assert "diagonal" in found.explanation
 
 
@@ -151,7 +151,7 @@ def test_forgotten_skip_connection_is_named(key):
 
     found = first(verify_vjp(lambda x, weight: x + tanh_layer(x, weight), backward, normal(5, 4),
                              normal(4, 4, seed=1), key=key))  # fmt: skip
-    assert (found.path, found.kind) == ("[0]", "partial")
+    assert (found.path, found.kind) == ("[0]", "missing_term")
     assert "skip connection" in found.explanation
 
 

@@ -383,8 +383,8 @@ def test_finding_names_the_leaf(key):
     assert set(report.leaves) == {"[0].weight", "[0].bias", "[1].weight", "[1].bias"}
 
 
-@pytest.mark.parametrize("factor", [0.0, 1.001])
-def test_one_wrong_element_of_200704_is_found(factor, key):
+@pytest.mark.parametrize(("factor", "kind"), [(0.0, "mask"), (1.001, "scale")])
+def test_one_wrong_element_of_200704_is_found(factor, kind, key):
     def function(weight, x):
         return 0.5 * ((x @ weight.T) ** 2).sum()
 
@@ -392,7 +392,7 @@ def test_one_wrong_element_of_200704_is_found(factor, key):
         return ((x @ weight.T).T @ x).at[100, 300].multiply(factor)
 
     found = first(verify_gradient(function, gradient, normal(256, 784, scale=0.05), normal(2, 784, seed=1), key=key))
-    assert (found.kind, found.index) == ("partial", (100, 300))
+    assert (found.kind, found.index) == (kind, (100, 300))
 
 
 class Scaled:
@@ -473,7 +473,7 @@ def test_changed_constant_array_is_judged_anew(key):
     verify_gradient(function, gradient, normal(3, dtype=WIDEST), key=key).raise_if_failed()
     data[1] = 7
     found = first(verify_gradient(function, gradient, normal(3, dtype=WIDEST), key=key))
-    assert (found.kind, found.index) == ("partial", (1,))
+    assert (found.kind, found.index) == ("scale", (1,))
 
 
 def float32_only(factor):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.verify.engine.case import Candidate, Options, Statement, state
+from jaxnet.verify.engine.lifting import is_narrow, lifted
 from jaxnet.verify.engine.precision import DOUBLE
 from jaxnet.verify.engine.program import interpret
 from jaxnet.verify.engine.truth import Differentiator
@@ -113,3 +114,34 @@ def test_visitor_sees_into_calls_and_may_change_them(name):
     program = jax.make_jaxpr(PROGRAMS[name])(x)
     changed = jnp.sin(x) / 2 + 1 if name == "jit" else jnp.sin(jnp.sin(x) / 2) / 2
     np.testing.assert_allclose(interpret(program, [x], halve_sines)[0], changed, rtol=1e-15)
+
+
+NARROW = {
+    "cast": lambda x: (x.astype("bfloat16") * 3).astype(x.dtype),
+    "product": lambda x: jnp.dot(x.astype("float16"), x.astype("float16"), preferred_element_type=jnp.float32),
+    "scan": lambda x: jax.lax.scan(lambda c, a: (c + a.astype("float32"), a), jnp.zeros((), "float32"), x)[0],
+    "while": lambda x: jax.lax.while_loop(
+        lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 1.5), (0, x.astype("float32"))
+    )[1],
+    "cond": lambda x: jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x.astype("bfloat16")),
+    "scatter": lambda x: jnp.zeros(3, "float32").at[jnp.array([0, 2, 2, 0])].add(x.astype("float32")),
+    "rounded": lambda x: jax.lax.reduce_precision(x, 8, 7),
+    "with a rule": lambda x: jax.nn.relu(x.astype("float16")),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.float64
+def test_lifted_program_computes_in_float64(name):
+    """What casts to narrower dtypes gives what it would without them."""
+    x, function = normal(4, dtype="float64"), NARROW[name]
+    program = jax.make_jaxpr(function)(x)
+    (found,) = jax.jit(lambda x: lifted(program, [x]))(x)
+    with_casts = np.asarray(function(x), np.float64)
+    assert found.dtype == np.float64
+    assert is_narrow(program) or name == "rounded"
+    np.testing.assert_allclose(found, with_casts, rtol=0.02)
+    assert not np.array_equal(found, with_casts)
+    exact = {"cast": 3 * x, "scatter": jnp.array([x[0] + x[3], 0, x[1] + x[2]]), "rounded": x, "scan": x.sum()}
+    if name in exact:
+        np.testing.assert_allclose(found, exact[name], rtol=1e-14)

@@ -392,62 +392,62 @@ def logit_penalty_added(ct, z, y):
 # partial -------------------------------------------------------------------------------------------------------------
 
 
-@planted("partial", of=DENSE)
+@planted("mask", of=DENSE)
 def one_weight_without_gradient(ct, x, W, b):
     """One element of the weight gradient is zero."""
     dx, dW, db = dense_rule(ct, x, W, b)
     return dx, dW.at[1, 2].set(0), db
 
 
-@planted("partial", of=DENSE)
+@planted("scale", of=DENSE)
 def one_row_of_the_weight_gradient_doubled(ct, x, W, b):
     """The weights of the last unit get twice their gradient."""
     dx, dW, db = dense_rule(ct, x, W, b)
     return dx, dW.at[-1].multiply(2), db
 
 
-@planted("partial", of=DENSE)
+@planted("missing_term", of=DENSE)
 def last_example_dropped_from_the_sum(ct, x, W, b):
     """The weight gradient leaves out the last example."""
     dx, _, db = dense_rule(ct, x, W, b)
     return dx, ct[:-1].T @ x[:-1], db
 
 
-@planted("partial", of=SQUARE_DENSE)
+@planted("scale", of=SQUARE_DENSE)
 def half_of_the_weight_gradient_halved(ct, x, W, b):
     """Every other column of the weight gradient is half of what it should be."""
     dx, dW, db = dense_rule(ct, x, W, b)
     return dx, dW.at[:, ::2].multiply(0.5), db
 
 
-@planted("partial", of=RESIDUAL)
+@planted("missing_term", of=RESIDUAL)
 def skip_connection_forgotten(ct, x, W, b):
     """x gets the gradient through the layer, without the one that skips it."""
     dx, dW, db = residual_rule(ct, x, W, b)
     return dx - ct, dW, db
 
 
-@planted("partial", of=RESIDUAL)
+@planted("missing_term", of=RESIDUAL)
 def layer_beside_the_skip_forgotten(ct, x, W, b):
     """x gets the gradient that skips the layer, without the one through it."""
     _, dW, db = residual_rule(ct, x, W, b)
     return ct, dW, db
 
 
-@planted("partial", of=SILU)
+@planted("activation", of=SILU)
 def second_term_of_the_silu_forgotten(ct, z):
     """The derivative of z σ(z) is written as σ(z), without z σ'(z)."""
     return (ct * jax.nn.sigmoid(z),)
 
 
-@planted("partial", of=SOFTMAX)
+@planted("missing_term", of=SOFTMAX)
 def softmax_jacobian_with_its_diagonal_only(ct, z):
     """The derivative of softmax is written as p(1 - p), as if it acted element by element."""
     p = jax.nn.softmax(z, axis=-1)
     return (ct * p * (1 - p),)
 
 
-@planted("partial", of=LAYER_NORM)
+@planted("missing_term", of=LAYER_NORM)
 def path_through_the_mean_forgotten(ct, x, gain):
     """The mean of the row is treated as a constant."""
     dx, d_gain = layer_norm_rule(ct, x, gain)
@@ -455,7 +455,7 @@ def path_through_the_mean_forgotten(ct, x, gain):
     return dx + (ct * gain).mean(axis=-1, keepdims=True) / deviation, d_gain
 
 
-@planted("partial", of=LAYER_NORM)
+@planted("missing_term", of=LAYER_NORM)
 def path_through_the_variance_forgotten(ct, x, gain):
     """The variance of the row is treated as a constant."""
     _, d_gain = layer_norm_rule(ct, x, gain)
@@ -463,14 +463,14 @@ def path_through_the_variance_forgotten(ct, x, gain):
     return (ct * gain - (ct * gain).mean(axis=-1, keepdims=True)) / deviation, d_gain
 
 
-@planted("partial", of=GATED)
+@planted("missing_term", of=GATED)
 def path_through_the_gate_forgotten(ct, x, W, V):
     """The product rule has one term: x acts through the value only."""
     _, dW, dV = gated_rule(ct, x, W, V)
     return (ct * jax.nn.sigmoid(x @ V.T)) @ W, dW, dV
 
 
-@planted("partial", of=TIED)
+@planted("missing_term", of=TIED)
 def second_use_of_the_tied_weights_forgotten(ct, x, W):
     """The tied weights get the encoder's gradient, without the decoder's."""
     dx, dW = tied_rule(ct, x, W)

@@ -137,13 +137,13 @@ def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comp
 
 
 def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> Floats:
-    """The elements that are wrong, of which autodiff knows nothing, or beside which it says otherwise."""
-    wrong = comparison.wrong(leaf)
-    if comparison.place.role != "special":
-        return wrong
+    """The elements that are wrong; at a special point also those beside which autodiff says otherwise.
+
+    What rounding does is no measure at a kink, where it changes everything: every difference is doubtful there.
+    """
     gradient, how = comparison.truth.gradient[leaf], steps(trial)
-    if how is None or trial.function.mode == "differences":
-        return wrong
+    if comparison.place.role != "special" or how is None or trial.function.mode == "differences":
+        return comparison.wrong(leaf)
     nearby = trial.function.nearby(comparison.place, how.wide)
     scale = max(comparison.truth.largest(leaf), *(largest(near[leaf]) for near in nearby))
     with np.errstate(all="ignore"):
@@ -151,22 +151,25 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
         jumps = [~(np.abs(near[leaf] - gradient) <= how.jump * scale + bend) for near in nearby]
     # Where autodiff is not finite the gradients beside decide, but only at a point that somebody asked about.
     known = np.isfinite(gradient) | (comparison.place.name == "given")
-    return wrong | (np.logical_or.reduce(jumps) & known)
+    return (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known
 
 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:
     """The doubtful elements that the gradients right beside the point do not explain."""
-    low, high = around.bounds(leaf)
-    found = comparison.answer(leaf)
-    # At a kink, what autodiff says is a convention like others.
-    doubtful = doubtful & ~around.singular[leaf] & (comparison.wrong(leaf) | ~around.kinked[leaf])
+    (low, high), kinked = around.bounds(leaf), around.kinked[leaf]
+    found, expected = comparison.answer(leaf), comparison.truth.gradient[leaf]
+    doubtful = doubtful & ~around.singular[leaf]
     with np.errstate(all="ignore"):
         # Where nothing jumps, the gradient goes on as it comes nearer: by less than it has changed already.
-        slack = around.slack * _largest(low, high) + np.where(around.kinked[leaf], 0, high - low)
+        slack = around.slack * _largest(low, high) + np.where(kinked, 0, high - low)
         between = (found >= low - slack) & (found <= high + slack)
-    on_kinks = doubtful & around.kinked[leaf]
-    if (doubtful & ~between).any() or not on_kinks.any() or _in_affine_hull(found, leaf, around):
-        return doubtful & ~between
+        smooth = ~kinked & (np.abs(expected - (low + high) / 2) <= slack)
+    outside = doubtful & ~between
+    # At a kink, what autodiff says is a convention like others; where there is none, it is right.
+    on_kinks = doubtful & kinked & comparison.differs(leaf)
+    outside = np.where(smooth, doubtful & comparison.wrong(leaf), np.where(kinked, outside & on_kinks, outside))
+    if outside.any() or not on_kinks.any() or _in_affine_hull(found, leaf, around):
+        return outside
     return on_kinks
 
 

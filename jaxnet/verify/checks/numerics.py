@@ -18,7 +18,7 @@ from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
 from jaxnet.verify.engine.trial import answer, own_unit
-from jaxnet.verify.engine.truth import UNITS_IN_OWN_DTYPE, Differentiator, Truth
+from jaxnet.verify.engine.truth import Differentiator, Truth, limit_of
 from jaxnet.verify.mistakes import diagnose
 from jaxnet.verify.mistakes.evidence import Evidence
 from jaxnet.verify.report import Finding
@@ -62,7 +62,7 @@ def _in_own_dtype(hearing: Hearing, place: Place) -> Comparison | None:
     else:
         found = answer(case, place.point, place.cotangent, exact=False, traced=trial.traced)
     noise = functools.cache(lambda: _allowed(trial.function, truth, place))
-    return Comparison(place, truth.with_noise(noise), found, UNITS_IN_OWN_DTYPE)
+    return Comparison(place, truth.with_noise(noise), found, limit_of(own_unit(case)))
 
 
 def _representable(case: Case, truth: Truth) -> bool:
@@ -82,8 +82,9 @@ def _allowed(function: Differentiator, truth: Truth, place: Place) -> Leaves:
     own = Differentiator(function.case, function.mode, False, function.generator)
     _, automatic = own.derivative(place.point, place.cotangent)
     allowed = []
+    measured = function.noise_as_written(truth, place)
     for noise, found, expected, leaf in zip(
-        truth.noise, automatic, truth.gradient, function.case.differentiated, strict=True
+        measured, automatic, truth.gradient, function.case.differentiated, strict=True
     ):
         limits = jnp.finfo(leaf.dtype)
         with np.errstate(all="ignore"):

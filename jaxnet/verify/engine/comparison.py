@@ -50,6 +50,12 @@ class Comparison(NamedTuple):
             units = np.where(found == expected, 0, error / np.maximum(noise, np.finfo(float).tiny))
         return np.where(self.judged(leaf), np.where(np.isfinite(found), units, math.inf), 0)
 
+    def differs(self, leaf: int) -> Floats:
+        """The elements that are not the right ones to the last bits of the largest."""
+        with np.errstate(all="ignore"):
+            error = np.abs(self.answer(leaf) - self.truth.gradient[leaf])
+        return ~(error <= self.limit * self.truth.floor(leaf))
+
     def wrong(self, leaf: int) -> Floats:
         """The elements that rounding does not explain."""
         return self.units(leaf) > self.limit

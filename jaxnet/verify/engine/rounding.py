@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
+from jaxnet.verify.engine.lifting import lifted, lifted_equation, widen
 from jaxnet.verify.engine.precision import is_float, spacing
 from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, plain, shaped
 
@@ -58,12 +59,21 @@ def nudged(value: Any, seed: Any, unit: Any, at_zero: Any = 0.0) -> Any:
 class Slots:
     """A place among the nudges for every equation of a program that rounds, and for every loop that iterates."""
 
-    def __init__(self, program: ClosedJaxpr) -> None:
-        """The slots of a program, which is kept alive: equations are known by identity."""
-        self.program = program
+    def __init__(self, program: ClosedJaxpr, lift: bool = False) -> None:
+        """The slots of a program, which is kept alive: equations are known by identity.
+
+        Args:
+            program: in which results are moved.
+            lift: whether it is run in float64 although it computes in narrower dtypes.
+        """
+        self.program, self.lift = program, lift
+        if lift:
+            self.program = program.replace(consts=[widen(constant) for constant in program.consts])
         found = {id(e): e for e in equations(program) if rounds(e) or iterates(e)}
         self.numbers = {identity: number for number, identity in enumerate(found)}
         self.iterating = np.asarray([iterates(equation) for equation in found.values()], bool)
+        floats = [[v for v in map(shaped, e.outvars) if is_float(v)] for e in found.values()]
+        self.spacings = np.asarray([max(spacing(v.dtype) for v in outputs) for outputs in floats], float)
 
     def run(self, arguments: Sequence[Any], seeds: Any, units: Any, at_zero: Any) -> list[Any]:
         """The outputs of the program, every rounded result nudged by the seed and the unit of its slot.
@@ -72,16 +82,25 @@ class Slots:
         """
 
         def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
-            outputs = run(*inputs)
+            outputs = lifted_equation(equation, inputs, run) if self.lift else run(*inputs)
             number = self.numbers.get(id(equation))
             if number is None:
                 return outputs
             if iterates(equation):
-                return _moved_by_residual(equation, inputs, outputs, units[number])
+                return self._moved_by_residual(equation, inputs, outputs, units[number])
             step = seeds[number], units[number], at_zero
             return [nudged(output, *step) if is_float(output) else output for output in outputs]
 
         return interpret(self.program, arguments, visit, into_loops=True)
+
+    def _moved_by_residual(self, equation: JaxprEqn, inputs: list[Any], outputs: list[Any], times: Any) -> list[Any]:
+        """The results of a loop moved by what one more round would change, if that is little: then it approximates."""
+        moved = list(outputs)
+        for i, change in enumerate(_changes(equation, inputs, outputs, lifted if self.lift else plain)):
+            if is_float(moved[i]):
+                small = _relative(moved[i], change) <= CONVERGED
+                moved[i] = moved[i] + (times * jnp.where(small, change, 0)).astype(moved[i].dtype)
+        return moved
 
 
 # Approximate forward passes ------------------------------------------------------------------------------------------
@@ -97,18 +116,8 @@ def iterates(equation: JaxprEqn) -> bool:
     return equation.primitive.name == "scan" and len(equation.invars) == params["num_consts"] + params["num_carry"]
 
 
-def _moved_by_residual(equation: JaxprEqn, inputs: list[Any], outputs: list[Any], times: Any) -> list[Any]:
-    """The results of a loop moved by what one more round would change, if that is little: then it approximates."""
-    moved = list(outputs)
-    for i, change in enumerate(_changes(equation, inputs, outputs)):
-        if is_float(moved[i]):
-            small = _relative(moved[i], change) <= CONVERGED
-            moved[i] = moved[i] + (times * jnp.where(small, change, 0)).astype(moved[i].dtype)
-    return moved
-
-
-def _changes(equation: JaxprEqn, inputs: list[Any], outputs: list[Any]) -> list[Any]:
-    """How one more round would change what a loop carries; 0 for integers."""
+def _changes(equation: JaxprEqn, inputs: list[Any], outputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+    """How one more round, by this interpreter, would change what a loop carries; 0 for integers."""
     params = equation.params
     if equation.primitive.name == "while":
         first = params["cond_nconsts"]
@@ -117,7 +126,7 @@ def _changes(equation: JaxprEqn, inputs: list[Any], outputs: list[Any]) -> list[
     else:
         constants, body = inputs[: params["num_consts"]], params["jaxpr"]
         carried = outputs[: params["num_carry"]]
-    again = plain(body, [*constants, *carried])
+    again = run(body, [*constants, *carried])
     return [
         jnp.where(jnp.isfinite(b - a), b - a, 0) if is_float(a) else 0 for a, b in zip(carried, again, strict=False)
     ]
@@ -134,7 +143,7 @@ def residual(program: ClosedJaxpr, arguments: Sequence[Any]) -> Any:
     def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
         outputs = run(*inputs)
         if iterates(equation):
-            changes = _changes(equation, inputs, outputs)
+            changes = _changes(equation, inputs, outputs, plain)
             found.extend(_relative(v, c) for v, c in zip(outputs, changes, strict=False) if is_float(v))
         return outputs
 

@@ -163,6 +163,9 @@ def prepare(case: Case, generator: np.random.Generator, given: Place, *, traced:
     own = Trial(case, generator, Differentiator(case, "reverse", False, generator), True, traced, unit)
     lifted = with_casts_lifted(case)
     mode, error = _mode(lifted, generator, given)
+    if lifted.function.lift and mode not in ("reverse", "forward"):
+        lifted = lifted.as_written()  # what JAX can trace in float64 it may not be able to compile
+        mode, error = _mode(lifted, generator, given)
     if mode is None and not _differentiates(own.function, given):
         raise ValueError(
             f"the function can neither run in float64 nor be differentiated by JAX ({error}): "

@@ -162,6 +162,33 @@ def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
     return tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+@memoized
+def _nudged_as_written(function: Function, mode: Mode, shapes: Any) -> tuple[Callable[..., Any], Floats, Floats]:
+    """The same for the derivative as the user's dtypes have it, run in float64: each result moves by its own dtype's
+    unit; with which of its slots are loops, and the units.
+    """
+    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
+    with precision(False):
+        traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*groups)
+    slots, count = Slots(traced, lift=True), len(groups[0])
+    # What is computed in a wider dtype than it is given is given exactly.
+    usual = float(np.median(slots.spacings)) if len(slots.spacings) else DOUBLE
+    inputs = [min(spacing(shape.dtype), usual) for shape in (*groups[0], *groups[2])]
+    units = np.concatenate([inputs, slots.spacings])
+
+    def moved(leaves: tuple[Leaves, Leaves, Leaves], row: tuple[Any, Any]) -> tuple[Leaves, Leaves]:
+        (differentiated, fixed, cotangent), (seeds, units) = leaves, row
+        given = [nudged(leaf, seeds[i], units[i]) for i, leaf in enumerate([*differentiated, *cotangent])]
+        results = slots.run([*given[:count], *fixed, *given[count:]], seeds[len(inputs) :], units[len(inputs) :], 0.0)
+        return results[: len(results) - count], results[len(results) - count :]
+
+    @compiled
+    def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any) -> tuple[Leaves, Leaves]:
+        return jax.lax.map(functools.partial(moved, leaves), (seeds, units))
+
+    return run, np.concatenate([np.zeros(len(inputs), bool), slots.iterating]), units
+
+
 class Differentiator:
     """The function of a case with the means to differentiate it.
 
@@ -215,6 +242,24 @@ class Differentiator:
             return self._by_differences(point, cotangent, unit)
         outputs, gradient = self.derivative(point, cotangent)
         return Truth(outputs, gradient, unit, functools.partial(self._noise, point, cotangent, gradient))
+
+    def noise_as_written(self, truth: Truth, place: Any) -> Leaves:
+        """What rounding in the user's dtypes explains, each result rounded to the dtype that it is written in."""
+        case, unit = self.case.as_written(), max(self.case.units)
+        try:
+            given = case.differentiated, case.fixed, case.outputs
+            run, iterating, units = _nudged_as_written(case.function, self.mode, tuple(map(described, given)))
+            seeds = self.generator.integers(1, 2**32, (PERTURBATIONS + 1, len(iterating)), np.uint32)
+            rows = np.tile(np.where(iterating, RESIDUALS / limit_of(unit), units), (PERTURBATIONS + 1, 1))
+            rows[0] = 0
+            if case.function.scalar:
+                rows[:, len(place.point)] = 0
+            with precision(True), np.errstate(all="ignore"):
+                _, moved = run((place.point, case.fixed_in(True), place.cotangent), seeds, rows)
+                moved = widened(moved)
+        except Exception:  # a program that cannot be lifted is moved by the coarsest unit throughout
+            return truth.in_unit(unit).noise
+        return [_largest_change(stack[1:], stack[0]) + unit * largest(stack[0]) for stack in moved]
 
     def _noise(self, point: Leaves, cotangent: Leaves, gradient: Leaves, unit: float) -> Leaves:
         seeds, units, nudges = self._seeds(point, cotangent, unit)

@@ -51,9 +51,9 @@ LAST: tuple[Hypothesis, ...] = (
     by_example,
     in_a_triangle,
     other_slices,
+    masked,
     scaled_in_places,
     another_slope,
-    masked,
     narrow,
     some_elements,
 )

@@ -38,11 +38,13 @@ class Mistake(NamedTuple):
         kind: how a finding calls it.
         text: what is wrong, in a sentence.
         gradient: at a place, the gradient that somebody gets who makes it.
+        roundabout: whether another mistake that explains as much is the simpler one to name.
     """
 
     kind: Kind
     text: str
     gradient: Callable[[Comparison], Leaves]
+    roundabout: bool = False
 
 
 class Search:
@@ -73,7 +75,7 @@ class Search:
         explained = sum(self._explains(leaf, here[leaf]) for leaf in self.leaves)
         if explained:
             likelihood = LIKELIHOOD.index(mistake.kind) if mistake.kind in LIKELIHOOD else len(LIKELIHOOD)
-            self.found.append((-explained, likelihood, number, mistake))
+            self.found.append((-explained, likelihood + 100 * mistake.roundabout, number, mistake))
 
     def _explains(self, leaf: int, gradient: Floats) -> bool:
         return self.first.any_wrong(leaf) and self.evidence._replace(leaf=leaf).explains(self.first, gradient)
@@ -100,7 +102,8 @@ class Search:
         activations = [o for o in operations if not o.primitive or acts_elementwise(o.equation)]
         by_slip: dict[tuple[str, int, str], list[tuple[Operation, Slip]]] = {}
         for operation in operations:
-            for slip in slips(self._at(operation, self.first), self.evidence.case.paths, activations):
+            here = self._at(operation, self.first)
+            for slip in _distinct(slips(here, self.evidence.case.paths, activations), here):
                 by_slip.setdefault((operation.name, operation.operand, slip.text), []).append((operation, slip))
                 yield self._slip([(operation, slip)])
         single = [operation for operation in operations if operation.primitive]
@@ -133,7 +136,7 @@ class Search:
             return self.surgery.gradient(where, extra)
 
         text = slip.text + (f", in {len(members)} places" if others else "")
-        return Mistake(slip.kind, text, gradient)
+        return Mistake(slip.kind, text, gradient, slip.roundabout)
 
     def _of_path(self, operation: Operation) -> Iterator[Mistake]:
         """The path through an operand is missing, or counts a number of times, which is solved for."""
@@ -181,7 +184,7 @@ class Search:
                 return [here.arriving if leaf.shape == here.a.shape else 0 * leaf for leaf in where.place.point]
 
             text = f"it is the gradient by the result of `{operation.name}`: what leads to it is not differentiated"
-            yield Mistake("missing_factor", text, gradient)
+            yield Mistake("missing_factor", text, gradient, roundabout=True)
 
     def _cut_in_every_round(self, operations: list[Operation]) -> Iterator[Mistake]:
         """A path that is met again and again, from one step of a recurrence to the one before, is missing."""
@@ -245,7 +248,7 @@ class Search:
                     return self.surgery.gradient(where, {site: change})
 
                 through = f"on the path through operand {later.operand + 1} of `{later.name}` alone"
-                yield Mistake(slip.kind, f"{slip.text}, {through}", gradient)
+                yield Mistake(slip.kind, f"{slip.text}, {through}", gradient, roundabout=True)
 
     # Weights that are updated too early -------------------------------------------------------------------------------
 
@@ -300,6 +303,17 @@ def _changed(members: list[tuple[Operation, Slip]], simulated: Simulated, where:
             change = fitted(slip.passes_on(here), here.z.shape) - here.right
         extra[operation.site] = np.where(np.isfinite(change), change, 0)
     return extra
+
+
+def _distinct(found: Iterable[Slip], here: Local) -> Iterator[Slip]:
+    """The slips that pass on something, each something else."""
+    known = [here.right, np.zeros_like(here.right)]
+    for slip in found:
+        with np.errstate(all="ignore"):
+            passed = fitted(slip.passes_on(here), here.z.shape)
+        if np.isfinite(passed).any() and not any(np.allclose(passed, other, rtol=1e-9, atol=0) for other in known):
+            known.append(passed)
+            yield slip
 
 
 def _groups(members: list[Any]) -> Iterator[list[Any]]:

@@ -81,11 +81,13 @@ class Slip(NamedTuple):
         kind: how a finding calls it.
         text: what is wrong, in a sentence.
         passes_on: what is passed on in place of the right cotangent of the operand.
+        roundabout: whether another mistake that explains as much is the simpler one to name.
     """
 
     kind: Kind
     text: str
     passes_on: Callable[[Local], Floats]
+    roundabout: bool = False
 
 
 def sigmoid(z: Floats) -> Floats:
@@ -125,6 +127,8 @@ INTRUDERS: tuple[tuple[str, Callable[[Floats], Floats]], ...] = (
     ("ReLU's", lambda z: (z > 0).astype(float)),
 )
 
+# What acts element by element and is no activation.
+POWERS = {"integer_pow", "pow", "square", "sqrt", "rsqrt", "cbrt", "div", "abs"}
 LINEAR = {"dot_general", "triangular_solve", "custom_linear_solve", "cumsum", "conv_general_dilated", "fft"}
 GATHERING = {
     "gather", "dynamic_slice", "conv_general_dilated", "broadcast_in_dim", "reduce_window_max", "reduce_window_min",
@@ -188,7 +192,7 @@ def _of_activations(here: Local, activations: list[Operation]) -> Iterator[Slip]
         return  # a linear function has no other slope to take
     for text, substitute in SUBSTITUTES:
         said = f"the derivative of `{here.operation.name}` {text}"
-        yield Slip("activation", said, lambda o, s=substitute: o.arriving * s(o))
+        yield Slip("activation", said, lambda o, s=substitute: o.arriving * s(o), here.operation.primitive in POWERS)
     alike = [o for o in activations if o.name == here.operation.name and here.seen[o.site].shape == here.z.shape]
     place = next((i for i, o in enumerate(alike) if o.site == here.operation.site), 0)
     for other in (*alike[max(place - 1, 0) : place], *alike[place + 1 : place + 2]):
@@ -210,10 +214,15 @@ def _of_matrix_products(here: Local, paths: list[str], activations: list[Operati
             yield Slip("missing_factor", text, lambda o, s=activation.result: product_with(o, np.asarray(o.seen[s])))
     for i, path in enumerate(paths):
         text = f"the gradient of a product is built with {path or 'the argument'}, not with its other factor"
-        if here.point[i].ndim == 2 and here.point[i].shape == here.other.shape:
-            yield Slip("missing_factor", text, lambda o, i=i: product_with(o, o.point[i]))
-        if here.point[i].ndim == 2 and here.point[i].T.shape == here.other.shape:
-            yield Slip("missing_factor", text, lambda o, i=i: product_with(o, o.point[i].T))
+        for turned in (np.asarray, np.transpose) if here.point[i].ndim == 2 else ():
+            leaf, back = turned(here.point[i]), turned(np.transpose(here.point[i]))
+            if leaf.shape != here.other.shape or np.array_equal(leaf, here.other):
+                continue
+            if np.array_equal(back, here.other):
+                said = "the backward pass multiplies by W where Wᵀ belongs (or the other way round)"
+                yield Slip("transpose", said, lambda o, i=i, t=turned: product_with(o, t(o.point[i])))
+            else:
+                yield Slip("missing_factor", text, lambda o, i=i, t=turned: product_with(o, t(o.point[i])))
 
 
 def product_with(here: Local, other: Floats) -> Floats:
