@@ -21,7 +21,6 @@ from jaxnet.verify.engine.precision import (
     Leaves,
     compiled,
     held,
-    is_large,
     precision,
     spacing,
     widened,
@@ -203,7 +202,7 @@ class Differentiator:
         self.case = case if exact else case.as_written()
         self.mode: Mode = mode
         self.exact, self.generator = exact, generator
-        self.large = is_large(case.differentiated)
+        self.large = case.large
         self._nearby: tuple[str, list[Leaves]] = "", []
 
     def derivative(self, point: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
@@ -296,10 +295,14 @@ class Differentiator:
             return float(_residual(self.case.function, tuple(map(described, leaves)))(*leaves))
 
     def nearby(self, place: Any, step: float) -> list[Leaves]:
-        """The gradients at two points right beside a place, on opposite sides; computed once for a place."""
+        """The gradients at points right beside a place, on opposite sides if cheap; computed once for a place."""
         if self._nearby[0] != place.name:
-            moves = [step * self.generator.choice((-1, 1), leaf.shape) * _scale(leaf) for leaf in place.point]
-            points = [[leaf + way * move for leaf, move in zip(place.point, moves, strict=True)] for way in (1, -1)]
+            signs = [np.resize(self.generator.choice((-1.0, 1.0), 65521), leaf.shape) for leaf in place.point]
+            moves = [step * sign * _scale(leaf) for sign, leaf in zip(signs, place.point, strict=True)]
+            points = [
+                [leaf + way * move for leaf, move in zip(place.point, moves, strict=True)]
+                for way in (1, -1)[: 1 if self.large else 2]
+            ]
             self._nearby = place.name, [self.derivative(point, place.cotangent)[1] for point in points]
         return self._nearby[1]
 

@@ -13,7 +13,7 @@ from jaxnet.verify.mistakes.local import INTRUDERS, Local, Slip, at, fitted, pro
 from jaxnet.verify.mistakes.surgery import Operation, Simulated, Site, Surgery, acts_elementwise
 from jaxnet.verify.report import Kind
 
-RUNS = 1500  # simulations of a diagnosis
+RUNS = 1200  # simulations of a diagnosis
 ROUNDS = 64  # at most, of a mistake that is made more than once on the way
 PAIRS = 300  # simulations of mistakes that are made on one path alone
 
