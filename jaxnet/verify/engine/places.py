@@ -19,7 +19,7 @@ STRESS = (20.0, 100.0, 1e4)
 
 
 class Place(NamedTuple):
-    """Where a rule is judged. Point and cotangent are numbers that the user's dtypes hold.
+    """Where a rule is judged. Point and cotangent are numbers that the user's dtypes hold, but for probabilities.
 
     Attributes:
         name: what reports call it.
@@ -138,8 +138,10 @@ class Places:
         self.domains = [Domain(g, own.dtype) for g, own in zip(self.given, case.differentiated, strict=True)]
 
     def place(self, name: str, point: Leaves, role: Literal["generic", "special", "stress"], **options: Any) -> Place:
-        """A place with a random cotangent, both rounded to the user's dtypes."""
-        return Place(name, held_wide(point, self.case.differentiated), self.cotangent(), role, **options)
+        """A place with a random cotangent, both rounded to the user's dtypes; rows still add up to 1."""
+        rounded = held_wide(point, self.case.differentiated)
+        exact = [d.kept(leaf) if d.simplex else leaf for d, leaf in zip(self.domains, rounded, strict=True)]
+        return Place(name, exact, self.cotangent(), role, **options)
 
     def cotangent(self) -> Leaves:
         """Normal numbers in the shapes of the outputs; 1 for a scalar function and its gradient."""

@@ -84,7 +84,7 @@ class Search:
         """The mistakes that explain a leaf everywhere: the best first, and others that do it as well."""
         holding: list[Mistake] = []
         for *_, mistake in self.found:
-            if len(holding) == 3 or self.surgery.runs < -RUNS:
+            if len(holding) == 3 or self.surgery.runs < -RUNS or (holding and mistake.roundabout):
                 break
             if evidence.holds(lambda c, m=mistake: m.gradient(c)[evidence.leaf]):
                 holding.append(mistake)
