@@ -13,7 +13,7 @@ from jaxnet.verify.engine.constants import with_own_constants
 from jaxnet.verify.engine.layout import Layout, take_apart
 from jaxnet.verify.engine.lifting import is_narrow, lifted
 from jaxnet.verify.engine.precision import Leaves, as_the_user_runs_it, has_float64, in_float64, is_float, widened
-from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, signature
+from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature
 from jaxnet.verify.engine.rounding import iterates
 
 
@@ -70,12 +70,14 @@ class Candidate:
         call: (args, cotangent) -> the gradient; the cotangent is None where the function is scalar.
         value: args -> outputs as the candidate computes them, where it does.
         wants: the outputs' tree with their shapes.
+        takes: the dtypes of the cotangents, where it takes no others than those of the outputs.
         lift, mixed, version: as for the function.
     """
 
     call: Callable[[tuple[Any, ...], Any], Any]
     value: Callable[[tuple[Any, ...]], Any] | None = None
     wants: Any = field(default=None, compare=False)
+    takes: tuple[Any, ...] = ()
     lift: bool = False
     mixed: bool = False
     version: Hashable = None
@@ -87,6 +89,8 @@ class Candidate:
             return self.call(args, None)
         # Integer outputs have a cotangent of dtype float0, as everywhere in JAX.
         shapes, tree = jax.tree.flatten(self.wants)
+        if self.takes:
+            cotangent = [jnp.asarray(leaf, dtype) for leaf, dtype in zip(cotangent, self.takes, strict=True)]
         given = iter(cotangent)
         leaves = [next(given) if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0) for leaf in shapes]
         return self.call(args, tree.unflatten(leaves))
@@ -122,12 +126,14 @@ class Traits(NamedTuple):
         holds_fixed: whether it tells autodiff to take something for constant.
         calls_back: whether it calls Python while it runs.
         iterates: whether it has loops that repeat one map, as solvers have.
+        narrowest: one unit in the last place of the narrowest dtype that it computes in, as the user runs it.
     """
 
     draws: bool = False
     holds_fixed: bool = False
     calls_back: bool = False
     iterates: bool = False
+    narrowest: float = 0.0
 
 
 class Case(NamedTuple):
@@ -167,7 +173,7 @@ class Case(NamedTuple):
 
     def as_written(self) -> "Case":
         """With the casts to narrower dtypes as they are written."""
-        function, candidate = replace(self.function, lift=False), replace(self.candidate, lift=False)
+        function, candidate = replace(self.function, lift=False), replace(self.candidate, lift=False, takes=())
         return self._replace(function=function, candidate=candidate)
 
     def fixed_in(self, exact: bool) -> Leaves:
@@ -248,7 +254,8 @@ def _looked_at(function: Function, differentiated: Leaves, fixed: Leaves) -> tup
     if program is None:
         return function, Traits(), tree
     loops = any(map(iterates, equations(program)))
-    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops)
+    narrowest = max(narrowings(program), default=0.0)
+    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops, narrowest)
     return replace(function, version=signature(program), mixed=is_mixed(program)), traits, tree
 
 
@@ -320,11 +327,30 @@ def with_casts_lifted(case: Case) -> Case:
             function = replace(function, lift=True)
         if case.options.native:
             return case._replace(function=function)
+        candidate = replace(candidate, takes=_taken(case, point, fixed, cotangent))
         backward = functools.partial(replace(candidate, mixed=False).leaves, case.layout)
         forward = functools.partial(candidate.outputs, case.layout)
         if _narrow(backward, point, fixed, cotangent) or (candidate.value and _narrow(forward, point, fixed)):
             candidate = replace(candidate, lift=True)
     return case._replace(function=function, candidate=candidate)
+
+
+def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:
+    """The dtypes of cotangents that the candidate takes: none in particular, or, as autodiff does, the outputs'.
+
+    In float64, a function that casts to float32 has outputs of float32.
+    """
+    if not case.function.traced or case.candidate.wants is None:
+        return ()
+    outputs = jax.eval_shape(lambda *given: case.function._floats(*given), *leaves[:2])
+    for takes in ((), tuple(output.dtype for output in outputs)):
+        candidate = replace(case.candidate, mixed=False, takes=takes)
+        try:
+            jax.eval_shape(lambda *given, c=candidate: c.leaves(case.layout, *given), *leaves)
+        except Exception:  # a candidate that raises is told so where it is run
+            continue
+        return takes
+    return ()
 
 
 def _narrow(function: Callable[..., Any], *leaves: Leaves) -> bool:

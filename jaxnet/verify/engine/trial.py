@@ -184,8 +184,8 @@ def prepare(case: Case, generator: np.random.Generator, given: Place, *, traced:
         except CandidateError as error:
             notes.append(_not_in_float64("candidate", type(error.__cause__).__name__))
             trial = replace(trial, native=True)
-    if trial.native:
-        return replace(trial, unit=unit), notes
+    if trial.native:  # what the function rounds more coarsely than its arguments is, the candidate may round so, too
+        return replace(trial, unit=max(unit, case.traits.narrowest)), notes
     return _as_narrow_as_needed(trial, own, given, notes)
 
 
