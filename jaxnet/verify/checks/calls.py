@@ -40,7 +40,7 @@ def mapped(hearing: Hearing) -> Outcome:
     trial = hearing.trial
     if not trial.traced:
         return NOTHING
-    pair = [hearing.given, *hearing.in_domain(hearing.generic)][:2]
+    pair = [hearing.given, *hearing.in_domain(hearing.generic)][: 1 if trial.case.large else 2]
     try:
         together = answers(
             trial.case,

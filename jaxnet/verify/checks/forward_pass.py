@@ -9,7 +9,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxnet.verify.engine.case import Case, in_words
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
 from jaxnet.verify.engine.layout import described
-from jaxnet.verify.engine.precision import DOUBLE, Floats, as_the_user_runs_it, precision, widened
+from jaxnet.verify.engine.precision import DOUBLE, Floats, as_the_user_runs_it, compiled, precision, widened
 from jaxnet.verify.engine.program import narrowings
 from jaxnet.verify.engine.truth import largest, limit_of
 from jaxnet.verify.report import Finding
@@ -58,7 +58,7 @@ def check(hearing: Hearing) -> Outcome:
     leaves = given.place.point, case.fixed_in(True)
     with precision(True), np.errstate(all="ignore"):
         program = jax.make_jaxpr(functools.partial(case.candidate.outputs, case.layout))(*leaves)
-        found = widened(jax.jit(jaxpr_as_fun(program))(*jax.tree.leaves(leaves)))
+        found = widened(compiled(jaxpr_as_fun(program))(*jax.tree.leaves(leaves)))
     unit = max(DOUBLE, trial.unit, max(narrowings(program), default=0.0))
     findings = []
     for i, (a, e) in enumerate(zip(found, given.truth.outputs, strict=True)):

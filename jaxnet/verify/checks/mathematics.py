@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxnet.verify.checks import taylor
+from jaxnet.verify.checks import neglected, taylor
 from jaxnet.verify.checks.kinks import Settled, convention, settled
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.hearing import Hearing, Outcome
@@ -35,9 +35,12 @@ def check(hearing: Hearing) -> Outcome:
             "the function contains a wrong rule"
         )
         return Outcome(notes=(note,), covers="mathematics by Taylor's theorem", settled=True)
+    places = {i: [c for c in generic if verdicts[c.place.name].wrong[i].any()] for i in wrong}
+    neglects = neglected.notes(hearing, places)
+    wrong = [i for i in wrong if i not in neglects]
     findings = list(_diagnosed(hearing, generic, sorted([*misshapen, *wrong])))
-    open_leaves = [i for i in comparable if i not in wrong]
-    notes: dict[str, str] = {}
+    open_leaves = [i for i in comparable if i not in wrong and i not in neglects]
+    notes = {f"{i} neglected": note for i, note in neglects.items()}
     for comparison in special:
         left = [i for i in open_leaves if paths[i] not in {finding.path for finding in findings}]
         verdict = settled(trial, comparison, left, hearing.given)
@@ -62,7 +65,7 @@ def _diagnosed(hearing: Hearing, generic: list[Comparison], leaves: list[int]) -
     for i, (kind, text) in sorted(verdicts.items(), key=lambda item: item[1][0] in ("partial", "unknown")):
         shown = [c for c in evidence.comparisons if not c.comparable(i) or c.wrong(i).any()]
         worst = max(shown, key=lambda c: c.error(i) if c.comparable(i) else np.inf)
-        if hearing.given not in shown and all(c.place.role != "stress" for c in shown):
+        if hearing.given not in shown and any(c.place.role == "generic" for c in shown):
             text += _right_where_given(hearing, i)
         yield worst.finding(i, hearing.trial.case.paths[i], kind, text)
 
@@ -100,8 +103,9 @@ def _at_special_point(
             yield _told(comparison, i, path, "kink", text, bad)
         elif around is not None and not comparison.wrong(i)[bad].all():
             low, high = around.bounds(i)
-            middle = float(((low + high) / 2)[bad].flat[0])
-            text = f"the gradients right beside this point agree on {middle:.6g}; it is another here alone"
+            middle, found = (float(part[bad].flat[0]) for part in ((low + high) / 2, comparison.answer(i)))
+            middle = middle if abs(middle) > 1e-6 * abs(found) else 0.0
+            text = f"the gradients right beside this point agree on {middle:.6g}; here alone it is {found:.6g}"
             yield _told(comparison, i, path, "partial", text, bad)
         else:
             ((kind, text),) = diagnose(Evidence(hearing.trial, (comparison, *generic)), [i]).values()

@@ -25,13 +25,13 @@ class Slope(NamedTuple):
 
 
 def along(trial: Trial, place: Place, direction: Leaves) -> Slope:
-    """The slope along a direction by central differences, (f(x + hv) - f(x - hv)) / 2h, at three sizes of h.
+    """The slope along a direction by central differences, (f(x + hv) - f(x - hv)) / 2h, at two or three sizes of h.
 
     Its error is O(h²) from Taylor's remainder and O(ε/h) from rounding; of the two neighbouring sizes that agree best,
     the smaller one counts.
     """
     estimates, doubts = [], []
-    for h in STEPS:
+    for h in STEPS[1:] if trial.case.large else STEPS:
         ahead, behind = (
             trial.function.outputs([leaf + sign * h * v for leaf, v in zip(place.point, direction, strict=True)])
             for sign in (1, -1)

@@ -12,7 +12,15 @@ import numpy as np
 from jaxnet.verify.engine.constants import with_own_constants
 from jaxnet.verify.engine.layout import Layout, take_apart
 from jaxnet.verify.engine.lifting import is_narrow, lifted
-from jaxnet.verify.engine.precision import Leaves, as_the_user_runs_it, has_float64, in_float64, is_float, widened
+from jaxnet.verify.engine.precision import (
+    Leaves,
+    as_the_user_runs_it,
+    has_float64,
+    in_float64,
+    is_float,
+    is_large,
+    widened,
+)
 from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature
 from jaxnet.verify.engine.rounding import iterates
 
@@ -165,6 +173,11 @@ class Case(NamedTuple):
     def layout(self) -> Layout:
         """Of the arguments."""
         return self.function.layout
+
+    @property
+    def large(self) -> bool:
+        """Whether the arrays are so large that every evaluation counts."""
+        return is_large(self.differentiated)
 
     @property
     def units(self) -> list[float]:

@@ -172,7 +172,7 @@ def _classify(leaf: Any, chosen: bool, path: str) -> tuple[str, str, Any]:
         return "fixed", kind, array
     if array.size == 0:
         raise ValueError(f"argument {path} is empty, of shape {array.shape}: there is nothing to judge")
-    if not bool(jnp.isfinite(array).all()):
+    if not np.isfinite(np.asarray(array, np.float64)).all():  # by NumPy: XLA would compile two programs for it
         raise ValueError(f"argument {path} must be finite, got NaN or infinity")
     return "differentiated", kind, array
 

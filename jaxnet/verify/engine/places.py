@@ -19,7 +19,7 @@ STRESS = (20.0, 100.0, 1e4)
 
 
 class Place(NamedTuple):
-    """Where a rule is judged. Point and cotangent are numbers that the user's dtypes hold.
+    """Where a rule is judged. Point and cotangent are numbers that the user's dtypes hold, but for probabilities.
 
     Attributes:
         name: what reports call it.
@@ -138,8 +138,10 @@ class Places:
         self.domains = [Domain(g, own.dtype) for g, own in zip(self.given, case.differentiated, strict=True)]
 
     def place(self, name: str, point: Leaves, role: Literal["generic", "special", "stress"], **options: Any) -> Place:
-        """A place with a random cotangent, both rounded to the user's dtypes."""
-        return Place(name, held_wide(point, self.case.differentiated), self.cotangent(), role, **options)
+        """A place with a random cotangent, both rounded to the user's dtypes; rows still add up to 1."""
+        rounded = held_wide(point, self.case.differentiated)
+        exact = [d.kept(leaf) if d.simplex else leaf for d, leaf in zip(self.domains, rounded, strict=True)]
+        return Place(name, exact, self.cotangent(), role, **options)
 
     def cotangent(self) -> Leaves:
         """Normal numbers in the shapes of the outputs; 1 for a scalar function and its gradient."""
@@ -155,12 +157,15 @@ class Places:
     def special(self) -> list[Place]:
         """The given point, which may lie on a kink, and points with zeros, where many kinks are."""
         found = [self.place("given", self.given, "special")]
+        with_zeros: dict[str, Callable[[Floats], Any]] = {
+            "zeros": lambda leaf: np.arange(leaf.size).reshape(leaf.shape) % 2,
+            "all zeros": np.zeros_like,
+        }
         if self.case.options.at == "given":
             return found
-        for name, kept in (
-            ("zeros", lambda leaf: np.arange(leaf.size).reshape(leaf.shape) % 2),
-            ("all zeros", np.zeros_like),
-        ):
+        if self.case.large:
+            del with_zeros["all zeros"]
+        for name, kept in with_zeros.items():
             found.append(self.place(name, [domain.with_zeros(kept) for domain in self.domains], "special"))
         return found
 
@@ -169,12 +174,10 @@ class Places:
         if self.case.options.at == "given":
             return []
         unit_scale = [domain.kept(normals(self.generator, domain.leaf.shape)) for domain in self.domains]
-        return [
-            self.around("near", 0.01),
-            self.around("around", 0.3),
-            self.around("far", 1.0),
-            self.place("unit scale", unit_scale, "generic"),
-        ]
+        if self.case.large:
+            return [self.around("around", 0.3)]
+        places = [self.around(name, spread) for name, spread in (("near", 0.01), ("around", 0.3), ("far", 1.0))]
+        return [*places, self.place("unit scale", unit_scale, "generic")]
 
     def stressed(self) -> list[Place]:
         """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with both signs."""
@@ -182,7 +185,7 @@ class Places:
         if self.case.options.at == "given":
             return places
         count = len(self.given)
-        for step, stress in enumerate((None, *STRESS)):
+        for step, stress in enumerate((None, *STRESS) if not self.case.large else STRESS[::2]):
             turn = step % count
             leaf, domain = self.given[turn], self.domains[turn]
             tiny = math.sqrt(float(jnp.finfo(self.case.differentiated[turn].dtype).tiny))
@@ -191,8 +194,9 @@ class Places:
                 continue  # a product with it is no longer what a logit is
             alternating = np.where(np.arange(leaf.size).reshape(leaf.shape) % 2, -1.0, 1.0)
             for signs in (alternating, -alternating) if leaf.size == 1 else (alternating,):
-                magnitudes = magnitude * self.generator.uniform(1.0, 1.25, leaf.shape)
-                shuffled = self.generator.permutation(signs.ravel()).reshape(leaf.shape)
+                drawn = self.generator.uniform(1.0, 1.25, min(leaf.size, POOL))
+                magnitudes = magnitude * np.resize(drawn, leaf.shape)
+                shuffled = signs if leaf.size > POOL else self.generator.permutation(signs.ravel()).reshape(leaf.shape)
                 point = [*self.given[:turn], domain.kept(magnitudes * shuffled), *self.given[turn + 1 :]]
                 name = f"magnitudes of {magnitude:.0e}" + f" in {self.case.paths[turn]}" * (count > 1)
                 places.append(self.place(name, point, "stress", tiny=stress is None))

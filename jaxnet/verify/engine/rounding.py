@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from jaxnet.verify.engine.lifting import lifted, lifted_equation, widen
+from jaxnet.verify.engine.lifting import lifted_equation, widen
 from jaxnet.verify.engine.precision import is_float, spacing
 from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, plain, shaped
 
@@ -57,7 +57,7 @@ def nudged(value: Any, seed: Any, unit: Any, at_zero: Any = 0.0) -> Any:
 
 
 class Slots:
-    """A place among the nudges for every equation of a program that rounds, and for every loop that iterates."""
+    """A place among the nudges for every equation of a program that rounds."""
 
     def __init__(self, program: ClosedJaxpr, lift: bool = False) -> None:
         """The slots of a program, which is kept alive: equations are known by identity.
@@ -69,38 +69,23 @@ class Slots:
         self.program, self.lift = program, lift
         if lift:
             self.program = program.replace(consts=[widen(constant) for constant in program.consts])
-        found = {id(e): e for e in equations(program) if rounds(e) or iterates(e)}
+        found = {id(equation): equation for equation in equations(program) if rounds(equation)}
         self.numbers = {identity: number for number, identity in enumerate(found)}
-        self.iterating = np.asarray([iterates(equation) for equation in found.values()], bool)
         floats = [[v for v in map(shaped, e.outvars) if is_float(v)] for e in found.values()]
         self.spacings = np.asarray([max(spacing(v.dtype) for v in outputs) for outputs in floats], float)
 
     def run(self, arguments: Sequence[Any], seeds: Any, units: Any, at_zero: Any) -> list[Any]:
-        """The outputs of the program, every rounded result nudged by the seed and the unit of its slot.
-
-        The unit of a loop that iterates says how many times the change of one more round is added.
-        """
+        """The outputs of the program, every rounded result nudged by the seed and the unit of its slot."""
 
         def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
             outputs = lifted_equation(equation, inputs, run) if self.lift else run(*inputs)
             number = self.numbers.get(id(equation))
             if number is None:
                 return outputs
-            if iterates(equation):
-                return self._moved_by_residual(equation, inputs, outputs, units[number])
             step = seeds[number], units[number], at_zero
             return [nudged(output, *step) if is_float(output) else output for output in outputs]
 
         return interpret(self.program, arguments, visit, into_loops=True)
-
-    def _moved_by_residual(self, equation: JaxprEqn, inputs: list[Any], outputs: list[Any], times: Any) -> list[Any]:
-        """The results of a loop moved by what one more round would change, if that is little: then it approximates."""
-        moved = list(outputs)
-        for i, change in enumerate(_changes(equation, inputs, outputs, lifted if self.lift else plain)):
-            if is_float(moved[i]):
-                small = _relative(moved[i], change) <= CONVERGED
-                moved[i] = moved[i] + (times * jnp.where(small, change, 0)).astype(moved[i].dtype)
-        return moved
 
 
 # Approximate forward passes ------------------------------------------------------------------------------------------
@@ -116,36 +101,30 @@ def iterates(equation: JaxprEqn) -> bool:
     return equation.primitive.name == "scan" and len(equation.invars) == params["num_consts"] + params["num_carry"]
 
 
-def _changes(equation: JaxprEqn, inputs: list[Any], outputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
-    """How one more round, by this interpreter, would change what a loop carries; 0 for integers."""
-    params = equation.params
-    if equation.primitive.name == "while":
-        first = params["cond_nconsts"]
-        constants, body = inputs[first : first + params["body_nconsts"]], params["body_jaxpr"]
-        carried = outputs
-    else:
-        constants, body = inputs[: params["num_consts"]], params["jaxpr"]
-        carried = outputs[: params["num_carry"]]
-    again = run(body, [*constants, *carried])
-    return [
-        jnp.where(jnp.isfinite(b - a), b - a, 0) if is_float(a) else 0 for a, b in zip(carried, again, strict=False)
-    ]
+def with_one_more_round(program: ClosedJaxpr, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
+    """The outputs of a program whose loops that iterate go one round further, and how much this changes their results.
 
-
-def _relative(value: Any, change: Any) -> Any:
-    return jnp.max(jnp.abs(change), initial=0) / jnp.maximum(jnp.max(jnp.abs(value), initial=0), 1e-300)
-
-
-def residual(program: ClosedJaxpr, arguments: Sequence[Any]) -> Any:
-    """How much one more round would change the results of loops that iterate, relative, at most; 0 without any."""
-    found: list[Any] = [jnp.zeros(())]
+    The change is relative, at most; 0 without such loops.
+    """
+    changes: list[Any] = [jnp.zeros(())]
 
     def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
         outputs = run(*inputs)
-        if iterates(equation):
-            changes = _changes(equation, inputs, outputs, plain)
-            found.extend(_relative(v, c) for v, c in zip(outputs, changes, strict=False) if is_float(v))
-        return outputs
+        if not iterates(equation):
+            return outputs
+        params = equation.params
+        if equation.primitive.name == "while":
+            first = params["cond_nconsts"]
+            constants, body = inputs[first : first + params["body_nconsts"]], params["body_jaxpr"]
+        else:
+            constants, body = inputs[: params["num_consts"]], params["jaxpr"]
+        carried = len(inputs) - len(constants) - params.get("cond_nconsts", 0)
+        again = plain(body, [*constants, *outputs[:carried]])[:carried]
+        for before, after in zip(outputs, again, strict=False):
+            if is_float(before):
+                size = jnp.maximum(jnp.max(jnp.abs(before), initial=0), 1e-300)
+                changes.append(jnp.max(jnp.abs(after - before), initial=0) / size)
+        return [*again, *outputs[carried:]]
 
-    interpret(program, arguments, visit)
-    return jnp.max(jnp.stack(found))
+    outputs = interpret(program, arguments, visit)
+    return outputs, jnp.max(jnp.stack(changes))

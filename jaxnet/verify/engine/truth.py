@@ -7,7 +7,7 @@ scales of the same shapes compile nothing.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,11 @@ from jaxnet.verify.engine.precision import (
     Leaves,
     compiled,
     held,
-    is_large,
     precision,
     spacing,
     widened,
 )
-from jaxnet.verify.engine.rounding import Slots, nudged, residual
+from jaxnet.verify.engine.rounding import CONVERGED, Slots, nudged, with_one_more_round
 
 Mode = Literal["reverse", "forward", "differences"]
 PERTURBATIONS = 6
@@ -88,14 +87,14 @@ def largest(leaf: Floats) -> float:
 # By autodiff ---------------------------------------------------------------------------------------------------------
 
 
-def _reverse(function: Function, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+def _reverse(function: Any, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
     """The outputs and, by reverse mode, Jᵀ ct."""
     outputs, pull = jax.vjp(lambda leaves: function.outputs(leaves, fixed), differentiated)
     (gradient,) = pull([c.astype(o.dtype) for c, o in zip(cotangent, outputs, strict=True)])
     return outputs, gradient
 
 
-def _forward(function: Function, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+def _forward(function: Any, differentiated: Leaves, fixed: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
     """The same by forward mode: ⟨ct, J e⟩ for every unit vector e."""
     count = sum(leaf.size for leaf in differentiated)
     ends = np.cumsum([leaf.size for leaf in differentiated])[:-1].tolist()
@@ -129,8 +128,8 @@ def _values(function: Function, large: bool) -> Callable[..., Leaves]:
 
 
 @memoized
-def _nudged(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[Callable[..., Any], Floats]:
-    """The derivative for a stack of seeds by which everything is nudged; and which of its slots are loops."""
+def _nudged(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[Callable[..., Any], int]:
+    """The derivative for a stack of seeds by which everything is nudged; and how many seeds are in a row."""
     groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
     traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*groups)
     slots, count = Slots(traced), len(groups[0])
@@ -148,13 +147,26 @@ def _nudged(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[C
     def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any, at_zero: Any) -> tuple[Leaves, Leaves]:
         return jax.lax.map(functools.partial(moved, leaves, at_zero), (seeds, units))
 
-    return run, np.concatenate([np.zeros(nudges, bool), slots.iterating])
+    return run, nudges + len(slots.numbers)
+
+
+class _OneMoreRound(NamedTuple):
+    """A function whose loops go one round further."""
+
+    program: Any
+
+    def outputs(self, *leaves: Leaves) -> Leaves:
+        """Its outputs."""
+        return with_one_more_round(self.program, jax.tree.leaves(leaves))[0]
 
 
 @memoized
-def _residual(function: Function, shapes: Any) -> Callable[..., Any]:
-    traced = jax.make_jaxpr(function.outputs)(*([jax.ShapeDtypeStruct(*shape) for shape in g] for g in shapes))
-    return compiled(lambda *leaves: residual(traced, jax.tree.leaves(leaves)))
+def _one_more_round(function: Function, mode: Mode, exact: bool, shapes: Any) -> tuple[Any, Any]:
+    """How far loops are from their end; and outputs and gradient of the function whose loops go one round further."""
+    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
+    traced = jax.make_jaxpr(function.outputs)(*groups)
+    residual = compiled(lambda *leaves: with_one_more_round(traced, jax.tree.leaves(leaves))[1])
+    return residual, compiled(functools.partial(AUTODIFF[mode], _OneMoreRound(traced)))
 
 
 def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
@@ -163,10 +175,8 @@ def described(leaves: Sequence[Any]) -> tuple[Any, ...]:
 
 
 @memoized
-def _nudged_as_written(function: Function, mode: Mode, shapes: Any) -> tuple[Callable[..., Any], Floats, Floats]:
-    """The same for the derivative as the user's dtypes have it, run in float64: each result moves by its own dtype's
-    unit; with which of its slots are loops, and the units.
-    """
+def _nudged_as_written(function: Function, mode: Mode, shapes: Any) -> tuple[Callable[..., Any], Floats]:
+    """The same for the derivative as the user's dtypes have it, run in float64; and the unit of each slot's dtype."""
     groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
     with precision(False):
         traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*groups)
@@ -186,7 +196,7 @@ def _nudged_as_written(function: Function, mode: Mode, shapes: Any) -> tuple[Cal
     def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any) -> tuple[Leaves, Leaves]:
         return jax.lax.map(functools.partial(moved, leaves), (seeds, units))
 
-    return run, np.concatenate([np.zeros(len(inputs), bool), slots.iterating]), units
+    return run, units
 
 
 class Differentiator:
@@ -203,7 +213,7 @@ class Differentiator:
         self.case = case if exact else case.as_written()
         self.mode: Mode = mode
         self.exact, self.generator = exact, generator
-        self.large = is_large(case.differentiated)
+        self.large = case.large
         self._nearby: tuple[str, list[Leaves]] = "", []
 
     def derivative(self, point: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
@@ -248,9 +258,9 @@ class Differentiator:
         case, unit = self.case.as_written(), max(self.case.units)
         try:
             given = case.differentiated, case.fixed, case.outputs
-            run, iterating, units = _nudged_as_written(case.function, self.mode, tuple(map(described, given)))
-            seeds = self.generator.integers(1, 2**32, (PERTURBATIONS + 1, len(iterating)), np.uint32)
-            rows = np.tile(np.where(iterating, RESIDUALS / limit_of(unit), units), (PERTURBATIONS + 1, 1))
+            run, units = _nudged_as_written(case.function, self.mode, tuple(map(described, given)))
+            seeds = self.generator.integers(1, 2**32, (PERTURBATIONS + 1, len(units)), np.uint32)
+            rows = np.tile(units, (PERTURBATIONS + 1, 1))
             rows[0] = 0
             if case.function.scalar:
                 rows[:, len(place.point)] = 0
@@ -266,7 +276,20 @@ class Differentiator:
         at_inputs = [min(unit, own) for own in self.case.units]
         units[:, :nudges] = [*at_inputs, *[0.0 if self.case.function.scalar else unit] * len(cotangent)]
         _, moved = self._moved(point, cotangent, seeds, units, 0.0)
-        return [_largest_change(stack, leaf) for stack, leaf in zip(moved, gradient, strict=True)]
+        noise = [_largest_change(stack, leaf) for stack, leaf in zip(moved, gradient, strict=True)]
+        return self._with_residual(point, cotangent, noise, gradient, unit, 1)
+
+    def _with_residual(
+        self, point: Leaves, cotangent: Leaves, noise: Leaves, known: Leaves, unit: float, which: int
+    ) -> Leaves:
+        """The noise of the outputs (0) or of the gradient (1), with what one more round of a solver would change."""
+        if not 0 < self.residual(point) <= CONVERGED:
+            return noise
+        with precision(self.exact), np.errstate(all="ignore"):
+            leaves = self._as_run(point, cotangent)
+            further = widened(self._further(leaves[:2])[1](*leaves)[which])
+        times = RESIDUALS / limit_of(unit)
+        return [n + times * np.nan_to_num(np.abs(f - k)) for n, f, k in zip(noise, further, known, strict=True)]
 
     def noise_of_outputs(self, place: Any, unit: float) -> Leaves:
         """What rounding explains of a difference from the function's outputs."""
@@ -274,7 +297,9 @@ class Differentiator:
             return [np.zeros(output.shape) for output in self.case.outputs]
         seeds, units, _ = self._seeds(place.point, place.cotangent, unit)
         moved, _ = self._moved(place.point, place.cotangent, seeds, units, 0.0)
-        return [_largest_change(stack, leaf) for stack, leaf in zip(moved, self.outputs(place.point), strict=True)]
+        known = self.outputs(place.point)
+        noise = [_largest_change(stack, leaf) for stack, leaf in zip(moved, known, strict=True)]
+        return self._with_residual(place.point, place.cotangent, noise, known, unit, 0)
 
     def beside(self, place: Any, step: float) -> Leaves:
         """Gradients right beside a point: inputs and intermediate results moved a relative step, zeros a step of 1.
@@ -289,17 +314,24 @@ class Differentiator:
 
     def residual(self, point: Leaves) -> float:
         """How much one more round would change what solvers in the function return, relative."""
-        if not self.case.traits.iterates:
+        if not self.case.traits.iterates or self.mode == "differences":
             return 0.0
         with precision(self.exact), np.errstate(all="ignore"):
             leaves = (point if self.exact else held(point, self.case.differentiated)), self.case.fixed_in(self.exact)
-            return float(_residual(self.case.function, tuple(map(described, leaves)))(*leaves))
+            return float(self._further(leaves)[0](*leaves))
+
+    def _further(self, leaves: tuple[Leaves, Leaves]) -> tuple[Any, Any]:
+        return _one_more_round(self.case.function, self.mode, self.exact, tuple(map(described, leaves)))
 
     def nearby(self, place: Any, step: float) -> list[Leaves]:
-        """The gradients at two points right beside a place, on opposite sides; computed once for a place."""
+        """The gradients at points right beside a place, on opposite sides if cheap; computed once for a place."""
         if self._nearby[0] != place.name:
-            moves = [step * self.generator.choice((-1, 1), leaf.shape) * _scale(leaf) for leaf in place.point]
-            points = [[leaf + way * move for leaf, move in zip(place.point, moves, strict=True)] for way in (1, -1)]
+            signs = [np.resize(self.generator.choice((-1.0, 1.0), 65521), leaf.shape) for leaf in place.point]
+            moves = [step * sign * _scale(leaf) for sign, leaf in zip(signs, place.point, strict=True)]
+            points = [
+                [leaf + way * move for leaf, move in zip(place.point, moves, strict=True)]
+                for way in (1, -1)[: 1 if self.large else 2]
+            ]
             self._nearby = place.name, [self.derivative(point, place.cotangent)[1] for point in points]
         return self._nearby[1]
 
@@ -307,10 +339,9 @@ class Differentiator:
         """For each perturbation a row of seeds and one of units; and how many of a row are for inputs."""
         with precision(self.exact):
             shapes = tuple(map(described, self._as_run(point, cotangent)))
-            _, iterating = _nudged(self.case.function, self.mode, self.exact, shapes)
-        seeds = self.generator.integers(1, 2**32, (PERTURBATIONS, len(iterating)), np.uint32)
-        units = np.where(iterating, RESIDUALS / limit_of(unit) if unit in OWN_UNITS else 0.0, unit)
-        return seeds, np.tile(units, (PERTURBATIONS, 1)), len(point) + len(cotangent)
+            _, count = _nudged(self.case.function, self.mode, self.exact, shapes)
+        seeds = self.generator.integers(1, 2**32, (PERTURBATIONS, count), np.uint32)
+        return seeds, np.full((PERTURBATIONS, count), unit), len(point) + len(cotangent)
 
     def _moved(
         self, point: Leaves, cotangent: Leaves, seeds: Floats, units: Floats, at_zero: float
@@ -391,7 +422,6 @@ def _largest_change(stack: Floats, leaf: Floats) -> Floats:
 
 STEP, LEVELS = 2.0**-7, 7
 DOUBTS = 100.0
-OWN_UNITS = tuple(spacing(dtype) for dtype in (np.float64, np.float32, jnp.bfloat16, np.float16))
 RESIDUALS = 16.0  # of an approximate forward pass, times the change of one more round, are rounding
 
 # Right gradients stay below about 30 units of measured rounding and the mildest mistakes begin at a billion, so that

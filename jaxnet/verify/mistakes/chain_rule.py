@@ -13,7 +13,7 @@ from jaxnet.verify.mistakes.local import INTRUDERS, Local, Slip, at, fitted, pro
 from jaxnet.verify.mistakes.surgery import Operation, Simulated, Site, Surgery, acts_elementwise
 from jaxnet.verify.report import Kind
 
-RUNS = 1500  # simulations of a diagnosis
+RUNS = 1200  # simulations of a diagnosis
 ROUNDS = 64  # at most, of a mistake that is made more than once on the way
 PAIRS = 300  # simulations of mistakes that are made on one path alone
 
@@ -84,7 +84,7 @@ class Search:
         """The mistakes that explain a leaf everywhere: the best first, and others that do it as well."""
         holding: list[Mistake] = []
         for *_, mistake in self.found:
-            if len(holding) == 3 or self.surgery.runs < -RUNS:
+            if len(holding) == 3 or self.surgery.runs < -RUNS or (holding and mistake.roundabout):
                 break
             if evidence.holds(lambda c, m=mistake: m.gradient(c)[evidence.leaf]):
                 holding.append(mistake)

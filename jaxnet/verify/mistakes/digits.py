@@ -21,7 +21,9 @@ def lost_digits(evidence: Evidence) -> Verdict | None:
     for comparison in shown:
         bad = comparison.wrong(leaf)
         expected = comparison.truth.gradient[leaf][bad]
-        errors.append(float(np.median(np.abs(comparison.answer(leaf)[bad] - expected) / (np.abs(expected) + 1e-300))))
+        with np.errstate(over="ignore"):
+            relative = np.abs(comparison.answer(leaf)[bad] - expected) / (np.abs(expected) + 1e-300)
+        errors.append(float(np.median(relative)))
     if not max(errors) < NEARLY:
         return None
     digits = -math.log10(max(*errors, 1e-17))

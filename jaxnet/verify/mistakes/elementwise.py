@@ -20,7 +20,8 @@ class Whole(NamedTuple):
 
     def slope_at(self, z: Floats) -> Floats:
         """g'(z)."""
-        return self.evidence.trial.function.derivative([np.asarray(z)], [np.ones(self.a.shape)])[1][0]
+        function = self.evidence.trial.function
+        return function.truth([np.asarray(z)], [np.ones(self.a.shape)], self.evidence.trial.unit).gradient[0]
 
     @property
     def slope(self) -> Floats:
@@ -101,7 +102,8 @@ def _monomial(evidence: Evidence) -> str:
 
     rows, logs = [], []
     for c in evidence.shown:
-        ratio = (c.answer(leaf) / c.truth.gradient[leaf]).ravel()
+        with np.errstate(all="ignore"):
+            ratio = (c.answer(leaf) / c.truth.gradient[leaf]).ravel()
         known = np.isfinite(ratio) & (ratio != 0) & np.all([x > 0 for x in columns(c)], axis=0)
         rows.append(np.log(np.stack([x[known] for x in columns(c)], axis=1)))
         logs.append(np.log(np.abs(ratio[known])))

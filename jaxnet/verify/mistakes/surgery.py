@@ -73,7 +73,18 @@ class _Opened(NamedTuple):
 
     program: ClosedJaxpr
     places: dict[Site, tuple[int, ...]]
+    starts: dict[Site, int]
     operations: list[Operation]
+
+    def part(self, site: Site) -> slice:
+        """Where the numbers of a place are in one vector of all, which is passed on faster than many arrays."""
+        start = self.starts[site]
+        return slice(start, start + int(np.prod(self.places[site])))
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are in all places."""
+        return sum(int(np.prod(shape)) for shape in self.places.values())
 
 
 def _open(program: ClosedJaxpr) -> _Opened:
@@ -107,7 +118,9 @@ def _open(program: ClosedJaxpr) -> _Opened:
         operations[first:first] = [chain._replace(repeats=repeats) for chain in _chains(rows, jaxpr)]
 
     look(program.jaxpr, ())
-    return _Opened(program, places, operations)
+    sizes = [int(np.prod(shape)) for shape in places.values()]
+    starts = dict(zip(places, np.cumsum([0, *sizes]).tolist(), strict=False))
+    return _Opened(program, places, starts, operations)
 
 
 def _name(equation: JaxprEqn) -> str:
@@ -256,9 +269,10 @@ def _program(function: Function, shapes: Any) -> tuple[_Opened, Callable[..., Si
     groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
     opened = _open(jax.make_jaxpr(function.outputs)(*groups[:2]))
 
-    def run(leaves: tuple[Leaves, Leaves, Leaves], extra: dict[Site, Any], factors: Any) -> Simulated:
+    def run(leaves: tuple[Leaves, Leaves, Leaves], numbers: Any, factors: Any) -> Simulated:
         point, fixed, cotangent = leaves
         by_site = {site: factors[i] for i, site in enumerate(opened.places)}
+        extra = {site: numbers[opened.part(site)].reshape(shape) for site, shape in opened.places.items()}
 
         def outputs(point: Leaves, extra: dict[Site, Any]) -> Any:
             return _Walk(extra, by_site).run(opened.program, [*point, *fixed])
@@ -286,11 +300,9 @@ class Surgery:
             cotangent = [np.zeros(output.shape) for output in self.case.outputs]
             shapes = tuple(map(described, (widened(self.case.differentiated), self.fixed, cotangent)))
             self._opened, self._run, self._run_alone = _program(self.case.function, shapes)
-        if sum(int(np.prod(shape)) for shape in self._opened.places.values()) > LARGEST:
+        if self._opened.size > LARGEST:
             raise ValueError("the function is too large to be opened")
         self.operations = sorted(self._opened.operations, key=lambda operation: -operation.number)
-        with in_float64():
-            self._zeros = {site: jnp.zeros(shape) for site, shape in self._opened.places.items()}
         self._right: dict[str, Simulated] = {}
 
     def right(self, where: Comparison) -> Simulated:
@@ -314,7 +326,8 @@ class Surgery:
 
     def _given(self, where: Comparison, extra: dict[Site, Floats], factors: dict[Site, float]) -> tuple[Any, ...]:
         self.runs -= 1
-        multiplied = np.ones(len(self._opened.places))
-        for i, site in enumerate(self._opened.places):
-            multiplied[i] = factors.get(site, 1.0)
-        return (where.place.point, self.fixed, where.place.cotangent), self._zeros | extra, multiplied
+        multiplied = np.asarray([factors.get(site, 1.0) for site in self._opened.places])
+        added = np.zeros(self._opened.size)
+        for site, value in extra.items():
+            added[self._opened.part(site)] = np.ravel(value)
+        return (where.place.point, self.fixed, where.place.cotangent), added, multiplied
