@@ -1,5 +1,7 @@
 """Kinds of functions that the programs of `tests/fuzz/programs.py` have shown to be judged wrongly once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,3 +61,40 @@ def test_maximum_is_found_among_the_numbers_that_it_was_taken_of():
         x = jnp.asarray(3 * np.random.default_rng(seed).standard_normal(4), "float32")
         for rule in (largest_times_all_rule, autodiff(largest_times_all)):
             verify_vjp(largest_times_all, rule, x, key=jax.random.key(seed)).raise_if_failed()
+
+
+def tenth(x):
+    return jnp.tanh(0.1 * x)
+
+
+def tenth_rule_in_float32(args, ct):
+    x = args[0].astype(jnp.float32)
+    return ((ct * 0.1 * (1 - jnp.tanh(0.1 * x) ** 2)).astype(args[0].dtype),)
+
+
+def gelu_in_float32(x):
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True)
+
+
+def gelu_rule(args, ct):
+    (x,) = args
+    root = math.sqrt(2 / math.pi)
+    t = jnp.tanh(root * (x + 0.044715 * x**3))
+    return (ct * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * root * (1 + 3 * 0.044715 * x**2)),)
+
+
+NUMBERS_IN_CASTS = {
+    "0.1 in a rule in float32": (tenth, tenth_rule_in_float32),
+    "0.1 in a function in bfloat16": (
+        lambda x: (x.astype(jnp.bfloat16) * 0.1).astype(x.dtype),
+        lambda args, ct: (ct * 0.1,),
+    ),
+    "√(2/π) in a function in float32": (gelu_in_float32, gelu_rule),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS_IN_CASTS)
+def test_number_that_a_cast_rounds_is_the_one_that_was_written(name, key):
+    function, rule = NUMBERS_IN_CASTS[name]
+    verify_vjp(function, rule, normal(5), key=key).raise_if_failed()
+    assert not verify_vjp(function, lambda args, ct: (1.0001 * rule(args, ct)[0],), normal(5), key=key)

@@ -35,6 +35,7 @@ class Function:
         scalar: whether the output is one number, and the candidate its gradient.
         traced: whether JAX can trace it; if not, it is called.
         lift: whether what it computes in narrower dtypes is computed in float64.
+        side: to which the numbers are moved that it holds in narrower dtypes; 0 for none.
         mixed: whether it closes over NumPy arrays and the user runs it without float64: they are met in two precisions.
         version: what it is when traced, so that a changed one is not taken for its old self.
     """
@@ -44,6 +45,7 @@ class Function:
     scalar: bool = False
     traced: bool = True
     lift: bool = False
+    side: int = 0
     mixed: bool = False
     version: Hashable = None
 
@@ -54,7 +56,7 @@ class Function:
     def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
         """The function's outputs that are floats, as leaves."""
         if self.lift:
-            return lifted_outputs(self._floats, differentiated, fixed)
+            return lifted_outputs(self._floats, differentiated, fixed, side=self.side)
         if self.mixed:
             return with_own_constants(self._floats, differentiated, fixed)
         return self._floats(differentiated, fixed)
@@ -64,10 +66,10 @@ class Function:
         return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(outputs)) if is_float(leaf)]
 
 
-def lifted_outputs(function: Callable[..., Any], *leaves: Any) -> Any:
+def lifted_outputs(function: Callable[..., Any], *leaves: Any, side: int = 0) -> Any:
     """function(*leaves) with everything in float64."""
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*leaves)
-    return jax.tree.unflatten(jax.tree.structure(shapes), lifted(program, jax.tree.leaves(leaves)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), lifted(program, jax.tree.leaves(leaves), side))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Candidate:
         value: args -> outputs as the candidate computes them, where it does.
         wants: the outputs' tree with their shapes.
         takes: the dtypes of the cotangents, where it takes no others than those of the outputs.
-        lift, mixed, version: as for the function.
+        lift, side, mixed, version: as for the function.
     """
 
     call: Callable[[tuple[Any, ...], Any], Any]
@@ -87,6 +89,7 @@ class Candidate:
     wants: Any = field(default=None, compare=False)
     takes: tuple[Any, ...] = ()
     lift: bool = False
+    side: int = 0
     mixed: bool = False
     version: Hashable = None
 
@@ -110,7 +113,7 @@ class Candidate:
             return layout.entries(self.answer(layout, *leaves))
 
         if self.lift:
-            return lifted_outputs(answer, differentiated, fixed, cotangent)
+            return lifted_outputs(answer, differentiated, fixed, cotangent, side=self.side)
         if self.mixed:
             return with_own_constants(answer, differentiated, fixed, cotangent)
         return answer(differentiated, fixed, cotangent)
