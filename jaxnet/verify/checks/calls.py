@@ -16,7 +16,8 @@ def compiled(hearing: Hearing) -> Outcome:
         return NOTHING
     place = hearing.special[0]
     found = answer(trial.case, place.point, place.cotangent, exact=False)
-    truth = hearing.truth(place).in_unit(own_unit(trial.case))
+    measured = hearing.truth(place).in_unit(own_unit(trial.case))
+    truth = measured.with_noise(lambda: trial.function.noise_as_written(measured, place))
     limit = 64.0  # two roundings of the same formula
     here = Comparison(place, truth, hearing.called, limit)
     findings = _others(hearing, here, found, "compiled by jax.jit it gives another answer than called directly")

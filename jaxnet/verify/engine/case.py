@@ -21,7 +21,7 @@ from jaxnet.verify.engine.precision import (
     is_large,
     widened,
 )
-from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, signature
+from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature
 from jaxnet.verify.engine.rounding import iterates
 
 
@@ -35,6 +35,7 @@ class Function:
         scalar: whether the output is one number, and the candidate its gradient.
         traced: whether JAX can trace it; if not, it is called.
         lift: whether what it computes in narrower dtypes is computed in float64.
+        side: to which the numbers are moved that it holds in narrower dtypes; 0 for none.
         mixed: whether it closes over NumPy arrays and the user runs it without float64: they are met in two precisions.
         version: what it is when traced, so that a changed one is not taken for its old self.
     """
@@ -44,6 +45,7 @@ class Function:
     scalar: bool = False
     traced: bool = True
     lift: bool = False
+    side: int = 0
     mixed: bool = False
     version: Hashable = None
 
@@ -54,7 +56,7 @@ class Function:
     def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
         """The function's outputs that are floats, as leaves."""
         if self.lift:
-            return lifted_outputs(self._floats, differentiated, fixed)
+            return lifted_outputs(self._floats, differentiated, fixed, side=self.side)
         if self.mixed:
             return with_own_constants(self._floats, differentiated, fixed)
         return self._floats(differentiated, fixed)
@@ -64,10 +66,10 @@ class Function:
         return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(outputs)) if is_float(leaf)]
 
 
-def lifted_outputs(function: Callable[..., Any], *leaves: Any) -> Any:
+def lifted_outputs(function: Callable[..., Any], *leaves: Any, side: int = 0) -> Any:
     """function(*leaves) with everything in float64."""
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*leaves)
-    return jax.tree.unflatten(jax.tree.structure(shapes), lifted(program, jax.tree.leaves(leaves)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), lifted(program, jax.tree.leaves(leaves), side))
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,16 @@ class Candidate:
         call: (args, cotangent) -> the gradient; the cotangent is None where the function is scalar.
         value: args -> outputs as the candidate computes them, where it does.
         wants: the outputs' tree with their shapes.
-        lift, mixed, version: as for the function.
+        takes: the dtypes of the cotangents, where it takes no others than those of the outputs.
+        lift, side, mixed, version: as for the function.
     """
 
     call: Callable[[tuple[Any, ...], Any], Any]
     value: Callable[[tuple[Any, ...]], Any] | None = None
     wants: Any = field(default=None, compare=False)
+    takes: tuple[Any, ...] = ()
     lift: bool = False
+    side: int = 0
     mixed: bool = False
     version: Hashable = None
 
@@ -95,6 +100,8 @@ class Candidate:
             return self.call(args, None)
         # Integer outputs have a cotangent of dtype float0, as everywhere in JAX.
         shapes, tree = jax.tree.flatten(self.wants)
+        if self.takes:
+            cotangent = [jnp.asarray(leaf, dtype) for leaf, dtype in zip(cotangent, self.takes, strict=True)]
         given = iter(cotangent)
         leaves = [next(given) if is_float(leaf) else np.zeros(leaf.shape, jax.dtypes.float0) for leaf in shapes]
         return self.call(args, tree.unflatten(leaves))
@@ -106,7 +113,7 @@ class Candidate:
             return layout.entries(self.answer(layout, *leaves))
 
         if self.lift:
-            return lifted_outputs(answer, differentiated, fixed, cotangent)
+            return lifted_outputs(answer, differentiated, fixed, cotangent, side=self.side)
         if self.mixed:
             return with_own_constants(answer, differentiated, fixed, cotangent)
         return answer(differentiated, fixed, cotangent)
@@ -130,12 +137,14 @@ class Traits(NamedTuple):
         holds_fixed: whether it tells autodiff to take something for constant.
         calls_back: whether it calls Python while it runs.
         iterates: whether it has loops that repeat one map, as solvers have.
+        narrowest: one unit in the last place of the narrowest dtype that it computes in, as the user runs it.
     """
 
     draws: bool = False
     holds_fixed: bool = False
     calls_back: bool = False
     iterates: bool = False
+    narrowest: float = 0.0
 
 
 class Case(NamedTuple):
@@ -180,7 +189,7 @@ class Case(NamedTuple):
 
     def as_written(self) -> "Case":
         """With the casts to narrower dtypes as they are written."""
-        function, candidate = replace(self.function, lift=False), replace(self.candidate, lift=False)
+        function, candidate = replace(self.function, lift=False), replace(self.candidate, lift=False, takes=())
         return self._replace(function=function, candidate=candidate)
 
     def fixed_in(self, exact: bool) -> Leaves:
@@ -261,7 +270,8 @@ def _looked_at(function: Function, differentiated: Leaves, fixed: Leaves) -> tup
     if program is None:
         return function, Traits(), tree
     loops = any(map(iterates, equations(program)))
-    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops)
+    narrowest = max(narrowings(program), default=0.0)
+    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops, narrowest)
     return replace(function, version=signature(program), mixed=is_mixed(program)), traits, tree
 
 
@@ -333,11 +343,30 @@ def with_casts_lifted(case: Case) -> Case:
             function = replace(function, lift=True)
         if case.options.native:
             return case._replace(function=function)
+        candidate = replace(candidate, takes=_taken(case, point, fixed, cotangent))
         backward = functools.partial(replace(candidate, mixed=False).leaves, case.layout)
         forward = functools.partial(candidate.outputs, case.layout)
         if _narrow(backward, point, fixed, cotangent) or (candidate.value and _narrow(forward, point, fixed)):
             candidate = replace(candidate, lift=True)
     return case._replace(function=function, candidate=candidate)
+
+
+def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:
+    """The dtypes of cotangents that the candidate takes: none in particular, or, as autodiff does, the outputs'.
+
+    In float64, a function that casts to float32 has outputs of float32.
+    """
+    if not case.function.traced or case.candidate.wants is None:
+        return ()
+    outputs = jax.eval_shape(lambda *given: case.function._floats(*given), *leaves[:2])
+    for takes in ((), tuple(output.dtype for output in outputs)):
+        candidate = replace(case.candidate, mixed=False, takes=takes)
+        try:
+            jax.eval_shape(lambda *given, c=candidate: c.leaves(case.layout, *given), *leaves)
+        except Exception:  # a candidate that raises is told so where it is run
+            continue
+        return takes
+    return ()
 
 
 def _narrow(function: Callable[..., Any], *leaves: Leaves) -> bool:

@@ -71,7 +71,7 @@ def held(leaves: Sequence[Any], like: Sequence[Any]) -> Leaves:
 # Machine code for programs that run for milliseconds: XLA makes it in a third of its usual time, with the same numbers
 # up to the last bit. The third option went with jaxlib 0.11.
 CHEAP = (
-    {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+    {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True},
     {"xla_cpu_use_fusion_emitters": False},
 )
 LARGE = 2**16  # elements from which running takes longer than compiling

@@ -1,5 +1,6 @@
 """How a candidate is judged: in which dtypes it and the truth are computed, and the comparison at a place."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ from jaxnet.verify.engine.precision import (
 )
 from jaxnet.verify.engine.program import narrowings
 from jaxnet.verify.engine.truth import Differentiator, Mode, limit_of
+
+SIDES = (1, 2, 3)  # to which numbers in narrower dtypes are moved; the most that this changes, twice, is in doubt
 
 
 class CandidateError(Exception):
@@ -132,6 +135,9 @@ class Trial:
         """The candidate beside the truth at a place."""
         truth = self.function.truth(place.point, place.cotangent, self.unit)
         found = self.answer(place.point, place.cotangent)
+        if not self.native and (self.case.function.lift or self.case.candidate.lift):
+            known = truth
+            truth = known.in_doubt(functools.cache(lambda: self._doubt_of_numbers(place, known.gradient, found)))
         if self.native:
             own, measured = self.case.differentiated, truth
             gradient = [_representable(g, leaf) for g, leaf in zip(truth.gradient, own, strict=True)]
@@ -140,6 +146,24 @@ class Trial:
                 lambda: [n + least for n, least in zip(measured.noise, smallest, strict=True)], gradient
             )
         return Comparison(place, truth, found, self.limit)
+
+    def _doubt_of_numbers(self, place: Place, gradient: Leaves, found: Leaves) -> Leaves:
+        """What half a unit makes of the numbers that stand in programs in dtypes narrower than float64."""
+        most = [np.zeros_like(leaf) for leaf in gradient]
+        for side in SIDES:
+            function, candidate = replace(self.case.function, side=side), replace(self.case.candidate, side=side)
+            case = self.case._replace(function=function, candidate=candidate)
+            changes = []
+            if function.lift:
+                beside = Differentiator(case, self.function.mode, True, self.generator)
+                changes.append(zip(beside.derivative(place.point, place.cotangent)[1], gradient, strict=True))
+            if candidate.lift:
+                changes.append(zip(replace(self, case=case).answer(place.point, place.cotangent), found, strict=True))
+            for pairs in changes:
+                for i, (a, b) in enumerate(pairs):
+                    if a is not None and b is not None and a.shape == most[i].shape:
+                        most[i] = np.maximum(most[i], 2 * np.nan_to_num(np.abs(a - b), posinf=0))
+        return most
 
 
 def _representable(gradient: Floats, leaf: Any) -> Floats:
@@ -184,8 +208,8 @@ def prepare(case: Case, generator: np.random.Generator, given: Place, *, traced:
         except CandidateError as error:
             notes.append(_not_in_float64("candidate", type(error.__cause__).__name__))
             trial = replace(trial, native=True)
-    if trial.native:
-        return replace(trial, unit=unit), notes
+    if trial.native:  # what the function rounds more coarsely than its arguments is, the candidate may round so, too
+        return replace(trial, unit=max(unit, case.traits.narrowest)), notes
     return _as_narrow_as_needed(trial, own, given, notes)
 
 

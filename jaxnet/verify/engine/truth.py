@@ -71,6 +71,14 @@ class Truth:
         """With another noise, and perhaps another gradient."""
         return Truth(self.outputs, self.gradient if gradient is None else gradient, self.unit, lambda unit: noise())
 
+    def in_doubt(self, doubt: Callable[[], Leaves]) -> "Truth":
+        """With so much more that nobody can know, however small a unit is."""
+
+        def measure(unit: float) -> Leaves:
+            return [noise + d / limit_of(unit) for noise, d in zip(self._measure(unit), doubt(), strict=True)]
+
+        return Truth(self.outputs, self.gradient, self.unit, measure)
+
     def times(self, factor: float) -> "Truth":
         """For a cotangent that is so many times as large."""
         gradient = [factor * leaf for leaf in self.gradient]

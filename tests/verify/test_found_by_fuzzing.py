@@ -1,0 +1,100 @@
+"""Kinds of functions that the programs of `tests/fuzz/programs.py` have shown to be judged wrongly once."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.verify import verify_vjp
+from tests.verify.rules import kind, normal
+
+
+def autodiff(function, factor=1.0):
+    """Autodiff as the rule, or, with a factor, a wrong one."""
+
+    def backward(args, ct):
+        return tuple((factor * leaf).astype(leaf.dtype) for leaf in jax.vjp(function, *args)[1](ct))
+
+    return backward
+
+
+def with_half_precision_inside(x):
+    """Its output is of float32 whatever comes in: autodiff of it takes no cotangents of float64."""
+    return jnp.tanh(x.astype(jnp.bfloat16) * 1.5).astype(jnp.float32)
+
+
+def in_float32(x):
+    return jnp.sin(x.astype(jnp.float32)) * x.astype(jnp.float32)
+
+
+@pytest.mark.parametrize("function", [with_half_precision_inside, in_float32])
+def test_rule_that_takes_cotangents_of_the_outputs_dtype_is_judged_in_float64(function, key):
+    x = normal(5)
+    report = verify_vjp(function, autodiff(function), x, key=key)
+    report.raise_if_failed()
+    assert "in float64" in report.conditions["judged"]
+    assert kind(verify_vjp(function, autodiff(function, 1.0001), x, key=key)) == "scale"
+
+
+def test_rule_that_rounds_as_coarsely_as_the_function_passes_in_its_own_dtypes(key):
+    function = with_half_precision_inside
+    verify_vjp(function, autodiff(function), normal(5), key=key, native=True).raise_if_failed()
+    assert not verify_vjp(function, autodiff(function, 1.5), normal(5), key=key, native=True)
+
+
+def largest_times_all(x):
+    return jnp.max(1 + x * x * jnp.sin(x)) * x
+
+
+def largest_times_all_rule(args, ct):
+    (x,) = args
+    values = 1 + x * x * jnp.sin(x)
+    here = (jnp.arange(x.size) == jnp.argmax(values)).astype(x.dtype)
+    return (ct * jnp.max(values) + jnp.sum(ct * x) * here * (2 * x * jnp.sin(x) + x * x * jnp.cos(x)),)
+
+
+def test_maximum_is_found_among_the_numbers_that_it_was_taken_of():
+    """Compiled without any optimization, XLA computes an operand twice, rounds it differently and finds no maximum."""
+    for seed in range(8, 13):
+        x = jnp.asarray(3 * np.random.default_rng(seed).standard_normal(4), "float32")
+        for rule in (largest_times_all_rule, autodiff(largest_times_all)):
+            verify_vjp(largest_times_all, rule, x, key=jax.random.key(seed)).raise_if_failed()
+
+
+def tenth(x):
+    return jnp.tanh(0.1 * x)
+
+
+def tenth_rule_in_float32(args, ct):
+    x = args[0].astype(jnp.float32)
+    return ((ct * 0.1 * (1 - jnp.tanh(0.1 * x) ** 2)).astype(args[0].dtype),)
+
+
+def gelu_in_float32(x):
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True)
+
+
+def gelu_rule(args, ct):
+    (x,) = args
+    root = math.sqrt(2 / math.pi)
+    t = jnp.tanh(root * (x + 0.044715 * x**3))
+    return (ct * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * root * (1 + 3 * 0.044715 * x**2)),)
+
+
+NUMBERS_IN_CASTS = {
+    "0.1 in a rule in float32": (tenth, tenth_rule_in_float32),
+    "0.1 in a function in bfloat16": (
+        lambda x: (x.astype(jnp.bfloat16) * 0.1).astype(x.dtype),
+        lambda args, ct: (ct * 0.1,),
+    ),
+    "√(2/π) in a function in float32": (gelu_in_float32, gelu_rule),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS_IN_CASTS)
+def test_number_that_a_cast_rounds_is_the_one_that_was_written(name, key):
+    function, rule = NUMBERS_IN_CASTS[name]
+    verify_vjp(function, rule, normal(5), key=key).raise_if_failed()
+    assert not verify_vjp(function, lambda args, ct: (1.0001 * rule(args, ct)[0],), normal(5), key=key)
