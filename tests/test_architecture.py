@@ -1,6 +1,7 @@
 """The core never differentiates, and its modules import in one direction."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -40,48 +41,12 @@ ORDER = [
     "parallel",
     "interop",
     "verify.report",
-    "verify.constants",
-    "verify.problem",
-    "verify.interpreter",
-    "verify.reference",
-    "verify.candidate",
-    "verify.points",
-    "verify.comparison",
-    "verify.taylor",
-    "verify.trial",
-    "verify.kinks",
-    "verify.diagnosis.evidence",
-    "verify.diagnosis.transformations",
-    "verify.diagnosis.digits",
-    "verify.diagnosis.elements",
-    "verify.diagnosis.examples",
-    "verify.diagnosis.mutants",
-    "verify.diagnosis.elementwise",
-    "verify.diagnosis.shapes",
-    "verify.diagnosis.simulated",
-    "verify.diagnosis",
-    "verify.contract",
-    "verify.calls",
-    "verify.mathematics",
-    "verify.numerics",
+    "verify.engine",
+    "verify.candidates",
+    "verify.mistakes",
+    "verify.checks",
     "verify.judge",
-    "verify.gradients",
-    "verify.networks",
-    "verify.optimizers.program",
-    "verify.optimizers.truth",
-    "verify.optimizers.recipe",
-    "verify.optimizers.recognition",
-    "verify.optimizers.conventions",
-    "verify.optimizers.sequences",
-    "verify.optimizers.fields",
-    "verify.optimizers.differences",
-    "verify.optimizers.adapters",
-    "verify.optimizers.settings",
-    "verify.optimizers.form",
-    "verify.optimizers.comparison",
-    "verify.optimizers.diagnosis",
-    "verify.optimizers.findings",
-    "verify.optimizers.verification",
+    "verify.doors",
     "verify.optimizers",
     "verify",
 ]
@@ -125,23 +90,46 @@ def test_autodiff_is_found_however_it_is_written(source):
     assert autodiff_names(source)
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_modules_import_only_from_those_above(module):
-    above = {f"jaxnet.{name}" for name in ORDER[: ORDER.index(module)]}
-    path = PACKAGE / (module.replace(".", "/") + ".py")
-    if not path.exists():
-        path = path.with_suffix("") / "__init__.py"
-    used = set()
-    for name, imported in imports(path.read_text()):
+def modules():
+    """Every module but the package itself: its name without the package's, and its source."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts).removesuffix("__init__").removesuffix(".")
+        if name:
+            yield name, path.read_text()
+
+
+MODULES = dict(modules())
+
+
+def imported(module):
+    """The modules of the package that a module imports."""
+    for name, what in imports(MODULES[module]):
         if name.startswith("jaxnet"):
-            submodule = f"{name}.{imported}"
-            used.add(submodule if submodule.removeprefix("jaxnet.") in ORDER else name)
-    assert used <= above
+            inside = f"{name}.{what}".removeprefix("jaxnet").removeprefix(".")
+            yield inside if inside in MODULES else name.removeprefix("jaxnet").removeprefix(".")
 
 
-def test_order_names_every_module():
-    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
-    assert {name.removesuffix(".__init__") for name in found} - {"__init__"} == set(ORDER)
+def place(module):
+    """Where a module stands in the order, by its folder if that is what the order names."""
+    parts = module.split(".")
+    folders = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return next(ORDER.index(name) for name in folders if name in ORDER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_import_only_from_those_above_or_beside(module):
+    below = [other for other in imported(module) if other and place(other) > place(module)]
+    assert below == []
+
+
+def test_no_modules_import_each_other():
+    graph = {module: {other for other in imported(module) if other and other != module} for module in MODULES}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) >= len(MODULES)
+
+
+def test_order_names_every_folder_or_module():
+    assert {ORDER[place(module)] for module in MODULES} == set(ORDER)
 
 
 @pytest.mark.parametrize("path", core_modules(), ids=lambda path: path.stem)

@@ -60,7 +60,7 @@ def _diagnosed(hearing: Hearing, generic: list[Comparison], leaves: list[int]) -
     """A finding for each leaf that is wrong at a point where nothing is special."""
     if not leaves:
         return
-    evidence = Evidence(hearing.trial, (*generic, hearing.given))
+    evidence = Evidence(hearing.trial, (*generic, hearing.given), {})
     verdicts = diagnose(evidence, leaves)
     for i, (kind, text) in sorted(verdicts.items(), key=lambda item: item[1][0] in ("partial", "unknown")):
         shown = [c for c in evidence.comparisons if not c.comparable(i) or c.wrong(i).any()]
@@ -108,7 +108,7 @@ def _at_special_point(
             text = f"the gradients right beside this point agree on {middle:.6g}; here alone it is {found:.6g}"
             yield _told(comparison, i, path, "partial", text, bad)
         else:
-            ((kind, text),) = diagnose(Evidence(hearing.trial, (comparison, *generic)), [i]).values()
+            ((kind, text),) = diagnose(Evidence(hearing.trial, (comparison, *generic), {}), [i]).values()
             yield comparison.finding(i, path, kind, text + "; right at generic points", bad)
 
 

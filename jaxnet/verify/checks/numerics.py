@@ -124,7 +124,7 @@ def _worst(hearing: Hearing, own: list[Comparison], leaf: int) -> Finding | None
 
 def _wrong_already(hearing: Hearing, exact: Comparison, leaf: int, bad: Floats) -> Finding:
     generic = hearing.in_domain(hearing.generic)
-    ((kind, text),) = diagnose(Evidence(hearing.trial, (exact, *generic)), [leaf]).values()
+    ((kind, text),) = diagnose(Evidence(hearing.trial, (exact, *generic), {}), [leaf]).values()
     return exact.finding(leaf, hearing.trial.case.paths[leaf], kind, f"{text}; right at other points", bad)
 
 

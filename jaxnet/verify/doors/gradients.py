@@ -11,8 +11,8 @@ from jaxnet.verify.candidates.custom_vjp import ForwardPass, Rule, bound
 from jaxnet.verify.candidates.functions import Gradient
 from jaxnet.verify.doors.options import Asked, options
 from jaxnet.verify.engine.case import Candidate, Statement
-from jaxnet.verify.engine.judge import judge
 from jaxnet.verify.engine.layout import positions
+from jaxnet.verify.judge import judge
 from jaxnet.verify.report import Report
 
 

@@ -14,8 +14,8 @@ from jaxnet.network import cost
 from jaxnet.verify.candidates.layers import Backward, CostGradient, Forward, LossGradient
 from jaxnet.verify.doors.options import Asked, options
 from jaxnet.verify.engine.case import Candidate, Options, Statement
-from jaxnet.verify.engine.judge import judge
 from jaxnet.verify.engine.randomness import generator_of
+from jaxnet.verify.judge import judge
 from jaxnet.verify.report import Finding, Report
 
 

@@ -1,11 +1,13 @@
 """What the doors have in common: the options of a verification."""
 
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
+from jaxnet.verify import checks, mistakes
 from jaxnet.verify.engine.case import Options
 from jaxnet.verify.report import Kind
+
+KINDS = checks.KINDS | mistakes.KINDS
 
 
 class Asked(TypedDict, total=False):
@@ -35,9 +37,8 @@ def options(asked: Mapping[str, Any]) -> Options:
         raise TypeError(f"unknown options {unknown}; there are {', '.join(Asked.__annotations__)}")
     allow = asked.get("allow", ())
     allow = (allow,) if isinstance(allow, str) else tuple(allow)
-    kinds = typing.get_args(Kind)
-    if any(kind not in kinds for kind in allow):
-        raise ValueError(f"allow has {allow}; the kinds of findings are {', '.join(kinds)}")
+    if not KINDS.issuperset(allow):
+        raise ValueError(f"allow has {allow}; the kinds of findings are {', '.join(sorted(KINDS))}")
     at = asked.get("at", "around")
     if at not in ("around", "given"):
         raise ValueError(f'at must be "around" or "given", got {at!r}')

@@ -215,7 +215,12 @@ class Differentiator:
             return self._run(moving, leaves, units)
 
     def _run(
-        self, moving: Moving, leaves: Any, units: Floats, along: tuple[Floats, Floats] | None = None, at_zero: float = 0.0
+        self,
+        moving: Moving,
+        leaves: Any,
+        units: Floats,
+        along: tuple[Floats, Floats] | None = None,
+        at_zero: float = 0.0,
     ) -> tuple[Leaves, Leaves]:
         slots = moving.slots
         ways, starts = along or (slots.signs(self.generator), slots.starts(self.generator, len(units)))

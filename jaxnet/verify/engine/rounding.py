@@ -64,7 +64,8 @@ class Moves(NamedTuple):
     def applied(self, place: int, value: Any) -> Any:
         """A value that is moved as at such a place."""
         way = jax.lax.dynamic_slice(self.ways, (self.starts[place],), (math.prod(value.shape),))
-        return nudged(value, way.reshape(value.shape), self.units[place], self.at_zero)
+        way, unit, at_zero = (x.astype(value.dtype) for x in (way, self.units[place], jnp.asarray(self.at_zero)))
+        return nudged(value, way.reshape(value.shape), unit, at_zero)
 
 
 STARTS = 4099  # in a row of ways, from which a place may take its own

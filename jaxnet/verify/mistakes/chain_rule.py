@@ -8,12 +8,13 @@ import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
-from jaxnet.verify.mistakes.local import INTRUDERS, Local, Slip, at, fitted, product_with, slips
-from jaxnet.verify.mistakes.surgery import Operation, Simulated, Site, Surgery, acts_elementwise
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
+from jaxnet.verify.mistakes.slips import slips
+from jaxnet.verify.mistakes.slips.activations import INTRUDERS
+from jaxnet.verify.mistakes.slips.local import Local, Slip, at, fitted
+from jaxnet.verify.mistakes.surgery import RUNS, Operation, Simulated, Site, Surgery, opened
 from jaxnet.verify.report import Kind
 
-RUNS = 1200  # simulations of a diagnosis
 ROUNDS = 64  # at most, of a mistake that is made more than once on the way
 PAIRS = 300  # simulations of mistakes that are made on one path alone
 
@@ -56,7 +57,7 @@ class Search:
     def __init__(self, evidence: Evidence) -> None:
         """A search for what is wrong; raises where the function cannot be opened."""
         self.evidence = evidence
-        self.surgery = Surgery(evidence.trial, RUNS)
+        self.surgery = opened(evidence)
         self.complete = True
         self.leaves = range(len(evidence.case.paths))
         self.first = next(c for c in evidence.comparisons if any(c.any_wrong(leaf) for leaf in self.leaves))
@@ -95,15 +96,14 @@ class Search:
     # What can be done wrong -------------------------------------------------------------------------------------------
 
     def _at(self, operation: Operation, where: Comparison) -> Local:
-        return at(operation, self.surgery.right(where), where.place.point)
+        return at(operation, self.surgery, self.surgery.right(where), where.place.point)
 
     def _mistakes(self) -> Iterator[Mistake]:
         operations = self.surgery.operations
-        activations = [o for o in operations if not o.primitive or acts_elementwise(o.equation)]
         by_slip: dict[tuple[str, int, str], list[tuple[Operation, Slip]]] = {}
         for operation in operations:
             here = self._at(operation, self.first)
-            for slip in _distinct(slips(here, self.evidence.case.paths, activations), here):
+            for slip in _distinct(slips(here), here):
                 by_slip.setdefault((operation.name, operation.operand, slip.text), []).append((operation, slip))
                 yield self._slip([(operation, slip)])
         single = [operation for operation in operations if operation.primitive]
@@ -128,9 +128,9 @@ class Search:
         rounds = min(sum(operation.repeats for operation, _ in members), ROUNDS)
 
         def gradient(where: Comparison) -> Leaves:
-            extra = _changed(members, self.surgery.right(where), where)
+            extra = _changed(members, self.surgery, self.surgery.right(where), where)
             for _ in range(1, rounds):  # each place sees what the later ones have passed on
-                before, extra = extra, _changed(members, self.surgery.seen(where, extra), where)
+                before, extra = extra, _changed(members, self.surgery, self.surgery.seen(where, extra), where)
                 if all(np.array_equal(before[site], extra[site]) for site in extra):
                     break
             return self.surgery.gradient(where, extra)
@@ -233,7 +233,7 @@ class Search:
         singles = [members[0] for members in by_slip if members[0][1].kind in ("missing_factor", "mask")]
         for operation, slip in singles:
             right = self.surgery.right(self.first)
-            spoiled = self.surgery.seen(self.first, _changed([(operation, slip)], right, self.first))
+            spoiled = self.surgery.seen(self.first, _changed([(operation, slip)], self.surgery, right, self.first))
             for later in self.surgery.operations:
                 same = np.array_equal(spoiled[1][later.site], right[1][later.site])
                 if same or not later.primitive or later.number >= operation.number or later.repeats > 1:
@@ -243,62 +243,21 @@ class Search:
 
                 def gradient(where: Comparison, operation=operation, slip=slip, site=later.site) -> Leaves:
                     right = self.surgery.right(where)
-                    spoiled = self.surgery.seen(where, _changed([(operation, slip)], right, where))
+                    spoiled = self.surgery.seen(where, _changed([(operation, slip)], self.surgery, right, where))
                     change = np.asarray(spoiled[1][site]) - np.asarray(right[1][site])
                     return self.surgery.gradient(where, {site: change})
 
                 through = f"on the path through operand {later.operand + 1} of `{later.name}` alone"
                 yield Mistake(slip.kind, f"{slip.text}, {through}", gradient, roundabout=True)
 
-    # Weights that are updated too early -------------------------------------------------------------------------------
 
-    def updated_too_early(self, evidence: Evidence) -> Verdict | None:
-        """The backward pass uses W - λ ∂L/∂W in place of W, for one learning rate λ that is found by least squares."""
-        leaf, here = evidence.leaf, evidence.shown[0]
-        scalar = [output.shape for output in evidence.case.outputs] == [()]
-        for weight, path in enumerate(evidence.case.paths):
-
-            def change(where: Comparison, weight: int = weight) -> Floats:
-                moved = self.surgery.gradient(where, self._with_update(where, weight))
-                return moved[leaf] - self.surgery.right(where)[0][leaf]
-
-            step, without = change(here), self.surgery.right(here)[0][leaf]
-            size = float(np.square(step).sum())
-            rate = float((step * (here.answer(leaf) - without)).sum()) / size if size else math.nan
-            for of_cost in (False, True)[: 1 + scalar]:  # by the gradient with its cotangent, or that of the cost
-                upstream = float(here.place.cotangent[0]) if of_cost else 1.0
-
-                def hypothesis(c: Comparison, change=change, of_cost=of_cost, rate=rate * upstream) -> Floats:
-                    by = float(c.place.cotangent[0]) if of_cost else 1.0
-                    return self.surgery.right(c)[0][leaf] + rate / by * change(c)
-
-                if math.isfinite(rate) and evidence.holds(hypothesis):
-                    text = f"{path or 'the argument'} is updated before the backward pass uses it"
-                    return "extra_term", f"{text}, with a learning rate of {rate * upstream:.4g}"
-        return None
-
-    def _with_update(self, where: Comparison, weight: int) -> dict[Site, Floats]:
-        """What is passed on more where a weight is what its gradient would make of it by a step of 1."""
-        value, update = where.place.point[weight], -where.truth.gradient[weight]
-        extra: dict[Site, Floats] = {}
-        for operation in self.surgery.operations:
-            if operation.primitive != "dot_general" or operation.repeats > 1:
-                continue
-            here = self._at(operation, where)
-            if here.other.ndim != 2 or value.ndim != 2:
-                continue
-            for is_it, step in ((value, update), (value.T, update.T)):
-                if here.other.shape == is_it.shape and np.array_equal(here.other, is_it):
-                    extra[operation.site] = product_with(here, step)
-                    break
-        return extra
-
-
-def _changed(members: list[tuple[Operation, Slip]], simulated: Simulated, where: Comparison) -> dict[Site, Floats]:
+def _changed(
+    members: list[tuple[Operation, Slip]], surgery: Surgery, simulated: Simulated, where: Comparison
+) -> dict[Site, Floats]:
     """What slips add to the right cotangents."""
     extra = {}
     for operation, slip in members:
-        here = at(operation, simulated, where.place.point)
+        here = at(operation, surgery, simulated, where.place.point)
         with np.errstate(all="ignore"):
             change = fitted(slip.passes_on(here), here.z.shape) - here.right
         extra[operation.site] = np.where(np.isfinite(change), change, 0)
@@ -324,3 +283,13 @@ def _groups(members: list[Any]) -> Iterator[list[Any]]:
     for period in range(2, count // 2 + 1):
         if count % period == 0:
             yield from (members[i::period] for i in range(period))
+
+
+def in_the_chain_rule(evidence: Evidence) -> Verdict | None:
+    """The simulated mistake that explains the leaf."""
+    return evidence.kept("search", lambda: Search(evidence)).verdict(evidence)
+
+
+HYPOTHESES = (
+    Hypothesis(Level.SIMULATED, in_the_chain_rule, ("missing_term", "sign", "scale", "missing_factor", "activation")),
+)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import DOUBLE, Floats
 from jaxnet.verify.engine.trial import narrowest
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 NEARLY = 1e-5
 
@@ -82,3 +82,10 @@ def narrow(evidence: Evidence) -> Verdict | None:
         "precision",
         f"it is right to {unit:.0e} and no further: part of it is rounded to a dtype of that spacing inside",
     )
+
+
+HYPOTHESES = (
+    Hypothesis(Level.DIGITS, lost_digits, ("precision", "unknown")),
+    Hypothesis(Level.DIGITS, lost_tail, ("precision",)),
+    Hypothesis(Level.ELEMENTS, narrow, ("precision",)),
+)

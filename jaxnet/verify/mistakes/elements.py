@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 
 def masked(evidence: Evidence) -> Verdict | None:
@@ -17,7 +17,7 @@ def masked(evidence: Evidence) -> Verdict | None:
     if all(not c.truth.gradient[leaf][c.wrong(leaf)].any() for c in shown):
         count, size = _count(shown[0], leaf)
         return "mask", f"{count} of {size} elements get a gradient where the right one is 0; the others are right"
-    if all(not c.answer(leaf)[c.wrong(leaf)].any() for c in shown):
+    if all((np.abs(c.answer(leaf)) <= c.truth.floor(leaf))[c.wrong(leaf)].all() for c in shown):
         count, size = _count(shown[0], leaf)
         return "mask", f"{count} of {size} elements are 0 where the right gradient is not; the others are right"
     return None
@@ -97,3 +97,11 @@ def _where(wrong: Floats) -> str:
         if len(hit) == 1 and wrong.ndim > 1:
             return f"{wrong.sum()} elements are, all at position {hit[0]} of axis {axis},"
     return f"{wrong.sum()} of {wrong.size} elements are"
+
+
+HYPOTHESES = (
+    Hypothesis(Level.PARTS, in_a_triangle, ("mask",)),
+    Hypothesis(Level.ELEMENTS, masked, ("mask",)),
+    Hypothesis(Level.ELEMENTS, scaled_in_places, ("sign", "scale")),
+    Hypothesis(Level.REST, some_elements, ("partial",)),
+)

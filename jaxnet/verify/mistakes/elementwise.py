@@ -7,9 +7,9 @@ import numpy as np
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import Floats
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 from jaxnet.verify.mistakes.examples import LARGEST_BATCH
-from jaxnet.verify.mistakes.local import INTRUDERS, SUBSTITUTES
+from jaxnet.verify.mistakes.slips.activations import INTRUDERS, SUBSTITUTES
 
 
 class Whole(NamedTuple):
@@ -72,14 +72,13 @@ def another_slope(evidence: Evidence) -> Verdict | None:
         return None
     here = evidence.shown[0]
     (cotangent,) = here.place.cotangent
-    flipped = np.where(np.arange(cotangent.size).reshape(cotangent.shape) % 2, 1.0, 2.0) * cotangent
-    other = here._replace(candidate=evidence.trial.answer(here.place.point, [flipped]))
-    with np.errstate(all="ignore"):
-        pairs = (
-            (here.answer(leaf), other.answer(leaf)),
-            (here.truth.gradient[leaf], evidence.pulled(here, [flipped])[leaf]),
-        )
-        diagonal = [np.allclose(b * cotangent, a * flipped, rtol=1e-6, atol=0) for a, b in pairs]
+    factors = evidence.trial.generator.uniform(1, 2, cotangent.shape)
+    other = here._replace(candidate=evidence.trial.answer(here.place.point, [factors * cotangent]))
+    pairs = (
+        (here.answer(leaf), other.answer(leaf)),
+        (here.truth.gradient[leaf], evidence.pulled(here, [factors * cotangent])[leaf]),
+    )
+    diagonal = [np.allclose(b, a * factors, rtol=1e-6, atol=0) for a, b in pairs]
     if not all(diagonal):
         return None
     factor = _monomial(evidence)
@@ -127,3 +126,9 @@ def _diagonal(evidence: Evidence, comparison: Comparison) -> Floats | None:
     masks = [np.eye(1, cotangent.size, k).reshape(cotangent.shape) for k in range(cotangent.size)]
     answers = [evidence.pulled(comparison, [mask * cotangent])[0] for mask in masks]
     return np.array([answer.flat[k] for k, answer in enumerate(answers)]).reshape(cotangent.shape)
+
+
+HYPOTHESES = (
+    Hypothesis(Level.FUNCTION, elementwise, ("activation", "missing_term")),
+    Hypothesis(Level.ELEMENTS, another_slope, ("activation", "missing_factor")),
+)

@@ -1,7 +1,8 @@
 """What a diagnosis goes by, and when a hypothesis explains it."""
 
+import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,12 +24,20 @@ class Evidence(NamedTuple):
     Attributes:
         trial: the function and the candidate, and how it is judged.
         comparisons: the candidate beside the truth, at every place.
+        memory: what hypotheses keep from one leaf to the next.
         leaf: the leaf to explain.
     """
 
     trial: Trial
     comparisons: tuple[Comparison, ...]
+    memory: dict[str, Any]
     leaf: int = 0
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Something that is made once for all leaves."""
+        if name not in self.memory:
+            self.memory[name] = make()
+        return self.memory[name]
 
     @property
     def case(self) -> Case:
@@ -82,3 +91,31 @@ class Evidence(NamedTuple):
         known = comparison.judged(self.leaf) & np.isfinite(hypothesis)
         apart = np.linalg.norm((hypothesis - comparison.answer(self.leaf))[known])
         return bool(apart <= comparison.limit * np.linalg.norm(comparison.truth.noise[self.leaf][known]))
+
+
+class Level(enum.IntEnum):
+    """In which order hypotheses are tried: what says something simple about the whole leaf comes first."""
+
+    WHOLE = 1
+    NONLINEAR = 2
+    DIGITS = 3
+    FUNCTION = 4
+    SIMULATED = 5
+    FORWARD = 6
+    PARTS = 7
+    ELEMENTS = 8
+    REST = 9
+
+
+class Hypothesis(NamedTuple):
+    """A mistake that somebody may have made.
+
+    Attributes:
+        level: when it is tried.
+        test: what it says of a leaf, its kind and an explanation; None where it does not explain it.
+        kinds: that it may find.
+    """
+
+    level: Level
+    test: Callable[[Evidence], Verdict | None]
+    kinds: tuple[Kind, ...]

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 from jaxnet.verify.report import Kind
 
 LARGEST_BATCH = 64
@@ -50,3 +50,6 @@ def examples(evidence: Evidence, comparison: Comparison) -> list[Leaves]:
         return []
     rows = [row.reshape(-1, *[1] * (cotangent[0].ndim - 1)) for row in np.eye(m)]
     return [evidence.pulled(comparison, [row * c for c in cotangent]) for row in rows]
+
+
+HYPOTHESES = (Hypothesis(Level.PARTS, by_example, ("accumulation", "missing_reduction")),)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxnet.verify.engine.precision import Floats
-from jaxnet.verify.mistakes.evidence import Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 LONGEST = 16
 
@@ -48,3 +48,6 @@ def _in_words(mixed: Floats) -> str:
         made = [str(j) for j in np.flatnonzero(mixed[i])]
         parts.append(f"slice {i} is " + (f"the right slice {' plus '.join(made)}" if made else "0"))
     return ", ".join(parts) + (f", and so on: {len(wrong)} slices are wrong" if len(wrong) > 3 else "")
+
+
+HYPOTHESES = (Hypothesis(Level.FUNCTION, other_slices, ("axis",)),)

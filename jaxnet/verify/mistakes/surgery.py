@@ -20,6 +20,7 @@ from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves, compiled, in_float64, is_float, widened
 from jaxnet.verify.engine.program import compute, inner, shaped
 from jaxnet.verify.engine.trial import Trial
+from jaxnet.verify.mistakes.evidence import Evidence
 
 # The operand of an equation, counted from 0, or its result, counted from -1 downwards, with the equation's number.
 Site = tuple[int, int]
@@ -288,6 +289,7 @@ class Surgery:
 
     Attributes:
         operations: where mistakes can be made, those nearest to the output first.
+        activations: those of them that act element by element.
         runs: how many simulations are left.
     """
 
@@ -302,6 +304,7 @@ class Surgery:
         if self._opened.size > LARGEST:
             raise ValueError("the function is too large to be opened")
         self.operations = sorted(self._opened.operations, key=lambda operation: -operation.number)
+        self.activations = [o for o in self.operations if not o.primitive or acts_elementwise(o.equation)]
         self._right: dict[str, Simulated] = {}
 
     def right(self, where: Comparison) -> Simulated:
@@ -330,3 +333,11 @@ class Surgery:
         for site, value in extra.items():
             added[self._opened.part(site)] = np.ravel(value)
         return (where.place.point, self.fixed, where.place.cotangent), added, multiplied
+
+
+RUNS = 1200  # simulations of a diagnosis
+
+
+def opened(evidence: Evidence) -> Surgery:
+    """The function of a diagnosis, opened once for all its leaves."""
+    return evidence.kept("surgery", lambda: Surgery(evidence.trial, RUNS))

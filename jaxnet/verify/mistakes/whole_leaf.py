@@ -8,7 +8,7 @@ import numpy as np
 from jaxnet.verify.engine.case import Case
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats
-from jaxnet.verify.mistakes.evidence import OF_THE_NOISE, Evidence, Verdict
+from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 
 def non_finite(evidence: Evidence) -> Verdict | None:
@@ -35,34 +35,6 @@ def zero(evidence: Evidence) -> Verdict | None:
     return "zero", "it is " + (
         "None, which means zeros" if none else "zero everywhere"
     ) + ": the gradient never arrives"
-
-
-def nonlinear(evidence: Evidence) -> Verdict | None:
-    """Twice the cotangent must give twice the gradient."""
-    leaf, shown = evidence.leaf, evidence.shown
-    if evidence.case.function.scalar:
-        return None
-    here = shown[0]
-
-    def times(factor: float) -> Floats:
-        scaled = [factor * c for c in here.place.cotangent]
-        answer = evidence.trial.answer(here.place.point, scaled)
-        return here._replace(candidate=answer).answer(leaf)
-
-    once, twice, opposite = here.answer(leaf), times(2.0), times(-1.0)
-    slack = 4 * OF_THE_NOISE * np.linalg.norm(here.truth.noise[leaf]) + 1e-9 * np.linalg.norm(once)
-
-    def same(a: Floats, b: Floats) -> bool:
-        return not np.linalg.norm(a - b) > slack
-
-    if (same(twice, 2 * once) and same(opposite, -once)) or same(twice - once, here.truth.gradient[leaf]):
-        return None  # linear, or a term that does not depend on the cotangent was added
-    if same(twice, once) and same(opposite, once):
-        return "nonlinear", "the cotangent is ignored: multiply by it, the chain rule's factor from above"
-    return "nonlinear", (
-        "twice the cotangent does not give twice the gradient, or its opposite the opposite: a derivative is linear in "
-        "the cotangent"
-    )
 
 
 def proportional(evidence: Evidence) -> Verdict | None:
@@ -174,3 +146,13 @@ def _terms(case: Case, leaf: int) -> Iterator[tuple[str, Callable[[Comparison], 
             yield "a fixed argument", lambda c, fixed=fixed: np.asarray(fixed, np.float64)
     if not case.function.scalar and case.outputs[0].shape == shape:
         yield "the cotangent", lambda c: c.place.cotangent[0]
+
+
+HYPOTHESES = (
+    Hypothesis(Level.WHOLE, non_finite, ("non_finite",)),
+    Hypothesis(Level.WHOLE, zero, ("zero",)),
+    Hypothesis(Level.WHOLE, proportional, ("sign", "scale")),
+    Hypothesis(Level.WHOLE, transposed, ("transpose",)),
+    Hypothesis(Level.WHOLE, another_leaf, ("structure",)),
+    Hypothesis(Level.WHOLE, extra_term, ("extra_term", "missing_term")),
+)
