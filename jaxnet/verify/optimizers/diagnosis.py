@@ -5,61 +5,56 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnet.verify.engine.precision import in_float64
-from jaxnet.verify.optimizers.comparison import Comparison, Side
+from jaxnet.verify.optimizers.comparison import Comparison
 from jaxnet.verify.optimizers.conventions import IN_FLOAT64, IN_OWN_DTYPE, Exhibit, identify, matches
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.recipe import Recipe
 from jaxnet.verify.optimizers.recognition import recipe_of
+from jaxnet.verify.optimizers.sides import Side
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]
 
 
-def of_updates(compared: Sequence[tuple[Comparison, Side]]) -> Verdict:
-    """The kind of mistake in the updates and its explanation, from every setting with its reference."""
-    slack = IN_FLOAT64 if all(comparison.float64 for comparison, _ in compared) else IN_OWN_DTYPE
-    exhibits = [_wrong_elements(comparison) for comparison, _ in compared]
+def of_updates(compared: Sequence[Comparison]) -> Verdict:
+    """The kind of mistake in the updates and its explanation, from every setting."""
+    slack = IN_FLOAT64 if all(comparison.float64 for comparison in compared) else IN_OWN_DTYPE
+    exhibits = [comparison.exhibit(comparison.wrong()) for comparison in compared]
     shown = [exhibit for exhibit in exhibits if exhibit.candidate.size]
     with np.errstate(all="ignore"):
         for hypothesis in (_nothing, _new_parameters, _climbs):
             verdict = hypothesis(shown, slack)
             if verdict:
                 return verdict
-    known = [e._replace(recipe=_recipe(e, side)) for e, (_, side) in zip(exhibits, compared, strict=True)]
+    known = [e._replace(recipe=_recipe(e, c.sides.reference)) for e, c in zip(exhibits, compared, strict=True)]
     sentence = identify(known, slack)
     if sentence:
         return "convention", sentence
-    pairs = [pair for comparison, _ in compared for pair in comparison.updates if pair.first]
+    pairs = [pair for comparison in compared for pair in comparison.updates if pair.first]
     factors = [pair.factor or np.nan for pair in pairs]
     if np.allclose(factors, factors[0], rtol=slack):
         beside_1 = factors[0] - 1
         near = f"1 {'+' if beside_1 > 0 else '-'} {abs(beside_1):.2g}"
         factor = near if abs(beside_1) < 1e-3 else f"{factors[0]:.6g}"
         return "scale", f"every update is {factor} times the reference's"
-    if all(_some_right(comparison, slack) for comparison, _ in compared if comparison.wrong()):
+    if all(_some_right(comparison, slack) for comparison in compared if comparison.wrong()):
         return "partial", "some elements are wrong where others are right"
     sentence = identify(known, slack, changes=2)
     if sentence:
         return "convention", sentence
     if any(not np.isfinite(pair.first.candidate) for pair in pairs if pair.first):
         return "non_finite", "the update is not a number where the reference's is one"
-    if all(len(comparison.wrong()) < len(comparison.updates) for comparison, _ in compared):
+    if all(len(comparison.wrong()) < len(comparison.updates) for comparison in compared):
         return "partial", "other leaves are right: this one is treated otherwise"
     return "unknown", "the updates are others, and no convention that is known here explains it"
 
 
 def _some_right(comparison: Comparison, slack: float) -> bool:
     """Whether some elements of the wrong leaves are right in every sequence."""
-    e, (leaf, element) = comparison.exhibit, comparison.columns
+    e = comparison.exhibit(comparison.wrong())
     right = np.isclose(e.candidate, e.reference, rtol=slack, atol=0, equal_nan=True).all(axis=0)
-    return bool(set(element[np.isin(leaf, comparison.wrong())]) - set(element[~right]))
-
-
-def _wrong_elements(comparison: Comparison) -> Exhibit:
-    """The exhibit's elements of leaves that are wrong somewhere."""
-    chosen = np.isin(comparison.columns[0], comparison.wrong())
-    e = comparison.exhibit
-    return Exhibit(None, *(part[:, chosen] for part in (e.gradients, e.parameters, e.candidate, e.reference)))
+    right = right.reshape(len(comparison.records), -1).all(axis=0)
+    return bool(right.any())
 
 
 def _recipe(exhibit: Exhibit, side: Side) -> Recipe | None:

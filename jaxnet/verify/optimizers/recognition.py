@@ -6,6 +6,7 @@ pytrees of their numbers.
 
 import functools
 from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.core import Tracer
 
 from jaxnet.optimizers.transformation import Rule
 from jaxnet.verify.engine.precision import Floats
+from jaxnet.verify.optimizers.adapters import WithCost
 from jaxnet.verify.optimizers.recipe import Recipe
 
 # The names under which people keep a hyperparameter.
@@ -62,9 +64,11 @@ def parts(function: Any, seen: set[int] | None = None) -> Iterator[Part]:
     if id(function) in seen:
         return
     seen.add(id(function))
-    if isinstance(function, functools.partial):
+    if isinstance(function, WithCost | MethodType):
+        yield from parts(function.update if isinstance(function, WithCost) else function.__func__, seen)
+    elif isinstance(function, functools.partial):
         yield from _of_partial(function, seen)
-    elif hasattr(function, "__code__"):
+    elif isinstance(function, FunctionType):
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         held = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
         yield Part(function.__qualname__.split(".")[0], held)
@@ -74,7 +78,9 @@ def parts(function: Any, seen: set[int] | None = None) -> Iterator[Part]:
 def _inside(values: Any, seen: set[int]) -> Iterator[Part]:
     for value in values:
         if isinstance(value, tuple | list):
-            yield from _inside(value, seen)
+            if id(value) not in seen:  # a list may hold itself
+                seen.add(id(value))
+                yield from _inside(value, seen)
         elif callable(value):
             yield from parts(value, seen)
 
