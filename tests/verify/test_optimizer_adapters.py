@@ -14,6 +14,7 @@ from jaxnet.verify.optimizers import form
 from jaxnet.verify.optimizers.differences import Pair
 from jaxnet.verify.optimizers.fields import Field, fields
 from jaxnet.verify.optimizers.sequences import STEPS, sequences
+from jaxnet.verify.optimizers.sides import Way
 from tests.verify.rules import normal
 
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
@@ -283,6 +284,12 @@ FORMS: dict[str, Any] = {
     ),
     "tree of state": (state_to(lambda s: (s, s)), "state", "structure", "changes its tree in a step"),
     "shape of state": (state_to(lambda s: jnp.append(s, 0.0)), "state", "shape", "from [2] to [3]"),
+    "wider updates": (
+        updates_to(lambda g: g | {"b": g["b"].astype("float64")}),
+        "updates['b']",
+        "dtype",
+        "the update is float64, the parameter float32",
+    ),
     "dtype of state": (state_to(lambda s: s.astype("bfloat16")), "state", "dtype", "from float32 to bfloat16"),
     "counter in Python": (counting, "updates", "impure", "the same step taken twice gives two answers"),
     "gradients in place": (in_place_on_gradients, "updates", "impure", "changes the gradients in place"),
@@ -298,6 +305,29 @@ def test_form(name):
     assert says in finding.explanation
 
 
+def test_dtypes_of_the_reference_and_of_the_state_are_allowed():
+    half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), PARAMS)
+    wide = updates_to(lambda g: jax.tree.map(lambda leaf: leaf.astype("float32"), g))
+    stateless = optimizer_of(lambda params: (), wide)
+    assert {f.kind for f in form.check(stateless, half, np.random.default_rng(0)).findings} == {"dtype"}
+    usual = [jnp.dtype("float32")] * 2
+    assert form.check(stateless, half, np.random.default_rng(0), usual).findings == ()
+    averaged = optimizer_of(lambda params: jnp.zeros(2, "float32"), wide)
+    assert form.check(averaged, half, np.random.default_rng(0)).findings == ()
+
+
+@pytest.mark.float64
+def test_states_of_numpy_may_change_between_its_floats():
+    def stepping(change):
+        return optimizer_of(lambda params: np.zeros(2, "float32"), lambda g, s, p=None: (g, change(s)))
+
+    check = form.check
+    assert check(stepping(lambda s: s.astype("float64")), PARAMS, np.random.default_rng(0)).findings == ()
+    for change in (lambda s: jnp.asarray(s, "float64"), lambda s: s.astype(int)):
+        (finding,) = check(stepping(change), PARAMS, np.random.default_rng(0)).findings
+        assert finding.kind == "dtype"
+
+
 def test_right_form():
     found = form.check(DESCENT, PARAMS, np.random.default_rng(0))
     assert found == form.Form(())
@@ -308,10 +338,10 @@ def test_form_of_the_untraceable_and_of_numpy():
         return jax.tree.map(lambda g: -float(g.sum()) * g, gradients), state
 
     found = form.check(optimizer_of(lambda params: (), plain), PARAMS, np.random.default_rng(0))
-    assert (found.findings, found.array) == ((), jnp.asarray)
+    assert (found.findings, found.way) == ((), Way())
     assert found.notes[0].startswith("jax.jit cannot trace the candidate (ConcretizationTypeError)")
     found = form.check(from_step(zeros, in_place), PARAMS, np.random.default_rng(0))
-    assert (found.findings, found.array) == ((), np.array)
+    assert (found.findings, found.way) == ((), Way(np.array))
     assert found.notes[-1] == "the candidate takes NumPy's arrays, not JAX's"
 
 

@@ -1,9 +1,11 @@
 """Optimizers written in other forms, as Optax's pair of functions, so that they can be judged."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from optax import GradientTransformation
 
@@ -39,6 +41,35 @@ def from_step(init: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any]) 
         step: (params, grads, state) -> (params, state). Code that JAX cannot trace is called step by step.
     """
     return GradientTransformation(init, StepDifference(step))  # pyright: ignore[reportArgumentType]
+
+
+class WithCost(NamedTuple):
+    """An update that asks for the cost beside the gradient, such as Polyak's step size or a line search.
+
+    Attributes:
+        update: (gradients, state, params, **what it asks for among value, grad, value_fn) -> (updates, state).
+    """
+
+    update: Callable[..., tuple[Any, Any]]
+
+    def __call__(self, gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        """The update where the cost is half the sum of the parameters' squares."""
+        given = {"value": half_of_squares(params), "grad": gradients, "value_fn": half_of_squares}
+        asked = inspect.signature(self.update).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values()):
+            given = {name: value for name, value in given.items() if name in asked}
+        return self.update(gradients, state, params, **given)
+
+
+def half_of_squares(params: Any) -> Any:
+    """½‖θ‖²."""
+    leaves = jax.tree.leaves(params)
+    return 0.5 * sum(jnp.sum(jnp.square(leaf), dtype=jnp.result_type(*leaves)) for leaf in leaves)
+
+
+def with_cost(optimizer: Any) -> GradientTransformation:
+    """The optimizer without what its update asks for beside gradients, state and parameters."""
+    return GradientTransformation(optimizer.init, WithCost(optimizer.update))  # pyright: ignore[reportArgumentType]
 
 
 class _TorchStep(NamedTuple):

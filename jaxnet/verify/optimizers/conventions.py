@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxnet.verify.engine.precision import Floats
 from jaxnet.verify.optimizers.recipe import Recipe, simulate
+from jaxnet.verify.optimizers.values import ELEMENTS, NUMBERS, STEPS, solved, with_number
+from jaxnet.verify.report import Kind
 
 # What each choice is called, in the order in which they are tried: the most usual first.
 CHOICES: dict[str, dict[object, str]] = {
@@ -70,12 +72,15 @@ CHOICES: dict[str, dict[object, str]] = {
         0: "the schedule is read with the number of finished steps",
         1: "the schedule is read one step early, with the count after the step",
         -1: "the schedule is read one step late",
+        "held": "the schedule is read one step late, its first rate twice",
         None: "the schedule stays at its start",
     },
     "decay_at": {
         "direction": "weight decay is decoupled, added to the direction as αλθ",
         "gradient": "weight decay is coupled, λθ added to the gradient (L2, not decoupled)",
         "update": "weight decay is not multiplied by the learning rate",
+        "start": "weight decay is multiplied by the first learning rate, not by that of its step",
+        "after": "weight decay is of the parameters after the step, θ - αd, not before it",
         "nowhere": "weight decay is missing",
     },
     "stale": {
@@ -95,17 +100,9 @@ CHOICES: dict[str, dict[object, str]] = {
     "signed": {True: "the direction is a sign", False: "the sign of the direction is not taken"},
     "trail_ahead": {False: "the velocity is applied as it is", True: "the velocity is formed once more, as Nesterov's"},
 }
-NUMBERS = {
-    "b1": ("β₁", (0.5, 0.9, 0.95, 0.99)),
-    "b2": ("β₂", (0.9, 0.95, 0.98, 0.99, 0.995, 0.996, 0.999, 0.9999)),
-    "eps": ("ε", (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)),
-    "eps_root": ("ε_root", (0.0, 1e-10, 1e-8, 1e-6)),
-    "initial": ("v before the first step", (0.0, 0.1, 1.0)),
-    "decay": ("weight decay λ", (0.0, 1e-4, 1e-3, 1e-2)),
-    "trail": ("the momentum β", (0.0, 0.5, 0.9, 0.99)),
-}
+# Choices that leave a term out.
+MISSING = {("eps_at", "nowhere"), ("decay_at", "nowhere")}
 SCREENED_STEPS = (4, 24)
-NUMERALS = {2: "two"}
 LATE = 32  # steps after which pairs of changes are not looked for: every one is simulated from the start
 IN_FLOAT64, IN_OWN_DTYPE = 1e-9, 1e-3
 OF_THE_DIFFERENCE = 1e-4
@@ -138,6 +135,18 @@ class Exhibit(NamedTuple):
         )
 
 
+class Explanation(NamedTuple):
+    """A mistake that explains every update.
+
+    Attributes:
+        kind: which it is.
+        sentence: what the candidate does, and what the reference does.
+    """
+
+    kind: Kind
+    sentence: str
+
+
 class Variation(NamedTuple):
     """A recipe with something changed, in words.
 
@@ -146,12 +155,14 @@ class Variation(NamedTuple):
         change: of the recipe.
         here: what the candidate does, in words.
         there: what the reference does.
+        kind: of mistake.
     """
 
     fields: tuple[str, ...]
     change: Callable[[Recipe], Recipe]
     here: str
     there: str = ""
+    kind: Kind = "convention"
 
     def sentence(self) -> str:
         """What the candidate does, and what the reference does."""
@@ -178,22 +189,56 @@ def variations(recipe: Recipe) -> Iterator[Variation]:
         now = getattr(recipe, field)
         for value, words in values.items():
             if value != now and not (recipe.second == "maximum" and value in ("inside", "squared")):
-                yield _to({field: value}, words, values[now])
+                kind = "missing_term" if (field, value) in MISSING else "convention"
+                yield _to({field: value}, words, values[now])._replace(kind=kind)
     for power, words in ((2, "the learning rate is applied twice"), (0, "the learning rate is not applied")):
         yield Variation(("rate",), lambda r, power=power: r._replace(rate=r.rate**power), words)
-    for field, (symbol, usual) in NUMBERS.items():
-        now = getattr(recipe, field)
-        if field in ("b1", "b2", "trail") and now:
+    for field in ("b1", "b2", "trail"):
+        symbol, now = NUMBERS[field].symbol, getattr(recipe, field)
+        if now:
             yield Variation((field,), _complement(field), f"1 - {symbol} stands where {symbol} should")
             for dtype in ("float32", "bfloat16", "float16"):
                 here = f"{symbol} is rounded to {dtype}, {float(jnp.asarray(now, dtype)):.9g}"
-                yield Variation((field,), _rounded(field, dtype), here, f"it is {now:.9g}")
-        for value in usual:
-            if value != now:
-                yield Variation((field,), _default(field, now, value), f"{symbol} is {value:g}", f"it is {now:g}")
-        for value in usual:
-            if value != now:
-                yield _to({field: value}, f"{symbol} is {value:g}, whatever it is set to", f"it is {now:g}")
+                yield Variation((field,), _rounded(field, dtype), here, f"it is {now:.9g}", "value")
+
+
+def other_values(recipe: Recipe, field: str, value: float) -> Iterator[Variation]:
+    """The recipe with this value of a number: by default, which takes no effect where it is given; or always."""
+    symbol = NUMBERS[field].symbol
+    now = recipe.rate[1] if field == "rate" else getattr(recipe, field)
+    if value == now or (value == 0 and field != "initial"):
+        return
+
+    def by_default(r: Recipe) -> Recipe:
+        own = r.rate[1] if field == "rate" else getattr(r, field)
+        return with_number(r, field, value) if own == now else r
+
+    words = f"{symbol} is {value:.9g}"
+    yield Variation((field,), by_default, words, f"it is {now:.9g}", "value")
+    whatever = f"{words}, whatever it is set to"
+    yield Variation((field,), lambda r: with_number(r, field, value), whatever, f"it is {now:.9g}", "value")
+
+
+def _usual(recipe: Recipe) -> Iterator[Variation]:
+    """Other values that people choose."""
+    for field, number in NUMBERS.items():
+        for value in number.usual:
+            yield from other_values(recipe, field, value)
+
+
+def _solved(shown: "Exhibit", recipe: Recipe, start: int) -> Iterator[Variation]:
+    """Other values of one number that explain some steps after the first that differs, if any do."""
+    shown = shown.until(start + STEPS)
+    apart = np.abs(shown.candidate - shown.reference)
+    first = np.argsort(-np.nan_to_num(apart[: start + 1].max(axis=0)), kind="stable")
+    chosen = np.sort(first[:ELEMENTS])
+    parts = [part[:, chosen] for part in (shown.gradients, shown.parameters, shown.candidate)]
+    for field in NUMBERS:
+        if field == "rate" and np.ptp(recipe.rate) and not recipe.rate[1]:
+            continue
+        value = solved(recipe, field, *parts)
+        if value is not None:
+            yield from other_values(recipe, field, value)
 
 
 def _to(values: dict[str, object], here: str, there: str) -> Variation:
@@ -208,44 +253,78 @@ def _rounded(field: str, dtype: str) -> Callable[[Recipe], Recipe]:
     return lambda recipe: recipe._replace(**{field: float(jnp.asarray(getattr(recipe, field), dtype))})
 
 
-def _default(field: str, one: float, other: float) -> Callable[[Recipe], Recipe]:
-    """Another default: it takes no effect where the number was given."""
-    return lambda recipe: recipe._replace(**{field: other}) if getattr(recipe, field) == one else recipe
-
-
-def identify(exhibits: Sequence[Exhibit], slack: float, *, changes: int = 1) -> str | None:
-    """The sentence that says what the candidate does otherwise than the reference, if so many changes explain it.
+def identify(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
+    """Every single thing that, done otherwise, explains all updates: other values first, then other formulas.
 
     Args:
         exhibits: what both did in every setting.
         slack: how far from a variant's updates the candidate's may be, relative to the largest of each element.
-        changes: how many things differ.
     """
-    known = [(exhibit, exhibit.recipe) for exhibit in exhibits if exhibit.recipe is not None]
-    if len(known) < len(exhibits):
-        return None
-    shown, recipe = max(known, key=lambda pair: _apart(pair[0].candidate, pair[0].reference))
-    start = _first_step_apart(shown, slack)
-    if start is None or (changes > 1 and start > LATE):
-        return None
-    screens = [shown.until(start + steps) for steps in SCREENED_STEPS]
+    found = _Search.of(exhibits, slack)
+    if found is None:
+        return []
+    fitting = [v for v in variations(found.recipe) if found.explains(v)]
+    named = {v.fields for v in fitting if v.kind == "value"}
+    values = [v for v in _solved(found.shown, found.recipe, found.start) if v.fields not in named and found.explains(v)]
+    ordered = [*_once(values), *sorted(fitting, key=lambda v: v.kind != "value")]
+    return [Explanation(v.kind, v.sentence()) for v in ordered]
 
-    for combined in itertools.combinations(variations(recipe), changes):
-        fields = [field for variation in combined for field in variation.fields]
 
-        def change(recipe: Recipe, combined: tuple[Variation, ...] = combined) -> Recipe:
-            for variation in combined:
-                recipe = variation.change(recipe)
-            return recipe
+def _once(values: list[Variation]) -> list[Variation]:
+    """One of those that change the same number: the first says the least."""
+    return list({v.fields: v for v in reversed(values)}.values())[::-1]
 
-        if (
-            len(set(fields)) == len(fields)
-            and all(matches(screen, change(recipe), slack) for screen in screens)
-            and all(matches(exhibit, change(own), slack) for exhibit, own in known)
-        ):
-            sentences = [variation.sentence() for variation in combined]
-            return sentences[0] if changes == 1 else f"{NUMERALS[changes]} things differ. {'. '.join(sentences)}"
-    return None
+
+def identify_two(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
+    """The first two things that, done otherwise, explain all updates."""
+    found = _Search.of(exhibits, slack)
+    if found is None or found.start > LATE:
+        return []
+    for one, other in itertools.combinations([*variations(found.recipe), *_usual(found.recipe)], 2):
+        both = one._replace(change=lambda recipe, one=one, other=other: other.change(one.change(recipe)))
+        if not set(one.fields) & set(other.fields) and found.explains(both):
+            return [Explanation("convention", f"two things differ. {one.sentence()}. {other.sentence()}")]
+    return []
+
+
+class _Search(NamedTuple):
+    """What variants are compared with.
+
+    Attributes:
+        known: every exhibit with its recipe.
+        screens: the first steps of the most telling one, to tell soon that a variant does not fit.
+        shown: the most telling one.
+        recipe: its recipe.
+        start: the step from which the updates differ in it.
+        slack: as in `identify`.
+    """
+
+    known: list[tuple[Exhibit, Recipe]]
+    screens: list[Exhibit]
+    shown: Exhibit
+    recipe: Recipe
+    start: int
+    slack: float
+
+    @staticmethod
+    def of(exhibits: Sequence[Exhibit], slack: float) -> "_Search | None":
+        """None where a recipe is not known, or nothing differs."""
+        known = [(exhibit, exhibit.recipe) for exhibit in exhibits if exhibit.recipe is not None]
+        if not known or len(known) < len(exhibits):
+            return None
+        shown, recipe = max(known, key=lambda pair: _apart(pair[0].candidate, pair[0].reference))
+        start = _first_step_apart(shown, slack)
+        if start is None:
+            return None
+        screens = [shown.until(start + steps) for steps in SCREENED_STEPS]
+        return _Search(known, screens, shown, recipe, start, slack)
+
+    def explains(self, variation: Variation) -> bool:
+        """Whether the recipes so changed give the candidate's updates."""
+        changed = variation.change(self.recipe)
+        return all(matches(screen, changed, self.slack) for screen in self.screens) and all(
+            matches(exhibit, variation.change(own), self.slack) for exhibit, own in self.known
+        )
 
 
 def matches(exhibit: Exhibit, recipe: Recipe, slack: float) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxnet.verify.optimizers import diagnosis
-from jaxnet.verify.optimizers.comparison import Comparison, Side
+from jaxnet.verify.optimizers.comparison import Comparison
 from jaxnet.verify.optimizers.differences import Difference, Pair
 from jaxnet.verify.optimizers.fields import Field
 from jaxnet.verify.report import Finding, Kind
@@ -11,18 +11,18 @@ from jaxnet.verify.report import Finding, Kind
 Verdict = tuple[Kind, str]
 
 
-def findings(compared: Sequence[tuple[Comparison, Side]], paths: list[str], *, exact: bool) -> list[Finding]:
+def findings(compared: Sequence[Comparison], paths: list[str], *, exact: bool) -> list[Finding]:
     """The updates' finding and one for each field of the state that differs, at the leaf where it shows first.
 
     Args:
-        compared: in every setting, with the reference.
+        compared: in every setting.
         paths: of the leaves of the parameters.
         exact: whether nothing was compared in a wider dtype before.
     """
     found: list[Finding] = []
     verdict: Verdict | None = None
     wrong: dict[int, Difference] = {}
-    for comparison, _ in compared:
+    for comparison in compared:
         wrong = {leaf: pair.first for leaf, pair in enumerate(comparison.updates) if pair.first} | wrong
     if wrong:
         verdict = "precision", "right in float64; in the parameters' own dtype it loses more than rounding explains"
@@ -34,7 +34,7 @@ def findings(compared: Sequence[tuple[Comparison, Side]], paths: list[str], *, e
             text = f"{text} (in {len(wrong)} of {len(paths)} leaves: {', '.join(paths[i] for i in sorted(wrong))})"
         found.append(_finding(f"updates{paths[leaf]}", kind, text, wrong[leaf]))
     seen: set[str] = set()
-    for comparison, _ in compared:
+    for comparison in compared:
         for field, pair in wrong_fields(comparison):
             if field.name in seen or pair.first is None:
                 continue
@@ -44,9 +44,9 @@ def findings(compared: Sequence[tuple[Comparison, Side]], paths: list[str], *, e
     return found
 
 
-def _of_a_counter(compared: Sequence[tuple[Comparison, Side]]) -> Verdict | None:
+def _of_a_counter(compared: Sequence[Comparison]) -> Verdict | None:
     """The verdict on a counter that stops, which spoils the updates after it."""
-    for comparison, _ in compared:
+    for comparison in compared:
         for field, pair in wrong_fields(comparison):
             if field.of is None and diagnosis.stops(pair):
                 return diagnosis.of_a_field(pair, counter=True, updates=None)
@@ -74,8 +74,11 @@ def wrong_fields(comparison: Comparison) -> list[tuple[Field, Pair]]:
 def by_field(comparison: Comparison) -> list[tuple[Field, list[tuple[Field, Pair]]]]:
     """For each field of the reference's state the candidate's that may stand for it."""
     return [
-        (other, [(comparison.candidate[c], pair) for (c, of), pair in comparison.states.items() if of == r])
-        for r, other in enumerate(comparison.reference)
+        (
+            other,
+            [(comparison.sides.candidate.fields[c], pair) for (c, of), pair in comparison.states.items() if of == r],
+        )
+        for r, other in enumerate(comparison.sides.reference.fields)
     ]
 
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from jaxnet.verify.engine.precision import Leaves
-from jaxnet.verify.engine.program import interpret, narrowings, signature
+from jaxnet.verify.engine.lifting import lifted
+from jaxnet.verify.engine.precision import Leaves, compiled, is_float, is_large
+from jaxnet.verify.engine.program import narrowings, plain, signature
 
 
 class Steps(NamedTuple):
@@ -45,8 +46,23 @@ class Program:
 
     def step(self, gradients: Leaves, state: Leaves, parameters: Leaves) -> tuple[Leaves, Leaves]:
         """The updates and the state after one step."""
-        results = interpret(self.jaxpr, [*gradients, *state, *parameters], lambda equation, inputs, run: run(*inputs))
+        results = plain(self.jaxpr, [*gradients, *state, *parameters])
         return results[: self.count], results[self.count :]
+
+    def lifted(self) -> "Program":
+        """The same step with every float in float64, also where it casts to narrower dtypes."""
+        given = [
+            jax.ShapeDtypeStruct(aval.shape, np.float64 if is_float(aval) else aval.dtype)
+            for aval in self.jaxpr.in_avals
+        ]
+        jaxpr = jax.make_jaxpr(lambda *leaves: lifted(self.jaxpr, leaves))(*given)
+        return Program(signature(jaxpr), jaxpr, self.count)
+
+    def keeps_its_state(self) -> bool:
+        """Whether the state has the same shapes and dtypes after a step as before it: then steps can be scanned."""
+        before = self.jaxpr.in_avals[self.count : len(self.jaxpr.in_avals) - self.count]
+        after = self.jaxpr.out_avals[self.count :]
+        return [(aval.shape, aval.dtype) for aval in before] == [(aval.shape, aval.dtype) for aval in after]
 
     def narrowest(self) -> float:
         """One unit in the last place of the narrowest dtype inside, other than those it was given."""
@@ -66,7 +82,7 @@ def traced(optimizer: Any, gradients: Any, state: Any, parameters: Any) -> Progr
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(program: Program) -> Callable[..., Any]:
+def _compiled(program: Program, large: bool) -> Callable[..., Any]:
     def run(state: Leaves, gradients: Leaves, parameters: Leaves) -> Any:
         def step(state: Leaves, given: tuple[Leaves, Leaves]) -> tuple[Leaves, tuple[Leaves, Leaves]]:
             updates, state = program.step(given[0], state, given[1])
@@ -74,12 +90,12 @@ def _compiled(program: Program) -> Callable[..., Any]:
 
         return jax.lax.scan(step, state, (gradients, parameters))
 
-    return jax.jit(run)
+    return compiled(run, large=large)
 
 
 def compiled_steps(program: Program, state: Leaves, gradients: Leaves, parameters: Leaves) -> Steps:
     """Many steps in one compiled program."""
-    after, (updates, states) = _compiled(program)(state, gradients, parameters)
+    after, (updates, states) = _compiled(program, is_large(gradients))(state, gradients, parameters)
     return Steps(after, as_numpy(updates), as_numpy(states))
 
 

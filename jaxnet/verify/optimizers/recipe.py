@@ -19,9 +19,10 @@ class Recipe(NamedTuple):
     d = m̂/(√(v̂ + ε_root) + ε) + λθ,  u := β₃u + αd,  θ := θ - u
 
     Attributes:
-        rate: α in steps 1, 2, ...; two more than there are steps.
+        rate: α at the counts -1, 0, 1, ... of finished steps; three more than there are steps.
         rate_at: where α is: on the direction, on the gradient before it enters the moment, on what leaves the trail.
-        rate_step: how many steps early (+1) or late (-1) a schedule is read; None where it stays at its start.
+        rate_step: how many steps early (+1) or late (-1) a schedule is read; None where it stays at its start, "held"
+            where it is late and its first rate is used twice.
         first: what m is: an average, one with "exchanged" weights (1 - β)m + βg, a sum βm + g, or nothing, which
             leaves g.
         second: what v is: an average, one with "exchanged" weights, a "decayed sum" βv + g², a sum v + g², a maximum
@@ -47,8 +48,8 @@ class Recipe(NamedTuple):
         lion: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂.
         signed: whether the sign is taken there.
         decay: λ.
-        decay_at: where λθ is added: to the "direction", to the "gradient", to the "update" (not multiplied by α), or
-            "nowhere".
+        decay_at: where λθ is added: to the "direction", to the "gradient", to the "update" (not multiplied by α), to
+            that multiplied by the schedule's first α ("start"), to the direction but of θ - αd ("after"), or "nowhere".
         trail: β₃.
         trail_ahead: whether the trail is formed once more, as Nesterov's.
         stale: whether the direction reads the "first", "second" or "both" moments from before the step; "fresh" is
@@ -59,7 +60,7 @@ class Recipe(NamedTuple):
 
     rate: Floats
     rate_at: Literal["direction", "gradient", "trail"] = "direction"
-    rate_step: int | None = 0
+    rate_step: int | Literal["held"] | None = 0
     first: Literal["nothing", "average", "exchanged", "sum"] = "nothing"
     second: Literal["nothing", "average", "exchanged", "decayed sum", "sum", "maximum"] = "nothing"
     of: Literal["g²", "|g|", "m²", "(g - m)²"] = "g²"
@@ -81,7 +82,7 @@ class Recipe(NamedTuple):
     lion: bool = False
     signed: bool = True
     decay: float = 0.0
-    decay_at: Literal["direction", "gradient", "update", "nowhere"] = "direction"
+    decay_at: Literal["direction", "gradient", "update", "start", "after", "nowhere"] = "direction"
     trail: float = 0.0
     trail_ahead: bool = False
     stale: Literal["no", "first", "second", "both", "fresh"] = "no"
@@ -90,15 +91,20 @@ class Recipe(NamedTuple):
 
 
 def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
-    """The updates, one a row, for rows of gradients and of the parameters before each step."""
+    """The updates, one a row, for rows of gradients and of the parameters before each step.
+
+    Numbers of the recipe may be arrays of many values, of shape (values, 1); so are the updates then.
+    """
     r = recipe
-    m, v = np.zeros_like(gradients[0]), np.full_like(gradients[0], r.initial)
-    mean, largest, trail, before = (np.zeros_like(m) for _ in range(4))
-    updates = np.empty_like(gradients)
+    numbers = (r.rate[0], r.b1, r.b2, r.eps, r.eps_root, r.initial, r.decay, r.trail)
+    shape = np.broadcast_shapes(gradients[0].shape, *map(np.shape, numbers))
+    m, v = np.zeros(shape), np.broadcast_to(np.asarray(r.initial, float), shape)
+    mean, largest, trail, before = (np.zeros(shape) for _ in range(4))
+    updates = np.empty((len(gradients), *shape))
     with np.errstate(all="ignore"):
         for step, (g, theta) in enumerate(zip(gradients, parameters, strict=True)):
             t = 1 if r.counted is None else step + 1 + r.counted
-            alpha = r.rate[0 if r.rate_step is None else max(step + r.rate_step, 0)]
+            alpha = r.rate[1 + _count(r, step)]
             if r.decay_at == "gradient":
                 g = g + r.decay * theta
             if r.rate_at == "gradient":
@@ -113,22 +119,29 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
             if r.second != "nothing":
                 scale, largest = _denominator(r, v_read, mean, largest, t)
                 d = d / scale
-            if r.decay_at == "direction":
-                d = d + r.decay * theta
+            if r.decay_at in ("direction", "after"):
+                d = d + r.decay * (theta if r.decay_at == "direction" else theta - alpha * d)
             if r.kept == "corrected":
                 m, v = m / _correction(r.correct_first, r.b1, t), v / _correction(r.correct_second, r.b2, t)
             update = alpha * d if r.rate_at == "direction" else d
-            if r.trail:
+            if np.any(r.trail):
                 trail = r.trail * trail + update
                 update = r.trail * trail + update if r.trail_ahead else trail
             if r.rate_at == "trail":
                 update = alpha * update
-            if r.decay_at == "update":
-                update = update + r.decay * theta
+            if r.decay_at in ("update", "start"):
+                update = update + r.decay * theta * (1 if r.decay_at == "update" else r.rate[1])
             if r.late:
                 update, before = before, update
             updates[step] = update if r.ascends else -update
     return updates
+
+
+def _count(r: Recipe, step: int) -> int:
+    """The count that the schedule is read with after so many finished steps."""
+    if r.rate_step == "held":
+        return max(step - 1, 0)
+    return 0 if r.rate_step is None else step + r.rate_step
 
 
 def _first(r: Recipe, m: Floats, g: Floats) -> Floats:
@@ -165,7 +178,7 @@ def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Flo
         return r.b1 * m / one_step
     if r.ahead == "scheduled":
         mu, mu_next = (r.b1 * (1 - 0.5 * 0.96 ** (0.004 * step)) for step in (t, t + 1))
-        product = np.prod(r.b1 * (1 - 0.5 * 0.96 ** (0.004 * np.arange(1, t + 1))))
+        product = np.prod(1 - 0.5 * 0.96 ** (0.004 * np.arange(1, t + 1))) * r.b1**t
         return mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
     return m / one_step
 
@@ -193,5 +206,5 @@ def _denominator(r: Recipe, v: Floats, mean: Floats, largest: Floats, t: int) ->
     return root(hat) + (r.eps if r.eps_at == "outside" else 0), largest
 
 
-def _correction(corrected: bool, beta: float, t: int) -> float:
+def _correction(corrected: bool, beta: Floats, t: int) -> Floats:
     return 1 - beta**t if corrected else 1.0

@@ -6,14 +6,18 @@ pytrees of their numbers.
 
 import functools
 from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from jaxnet.optimizers.transformation import Rule
+from jaxnet.verify.engine.lifting import lifted
 from jaxnet.verify.engine.precision import Floats
+from jaxnet.verify.optimizers.adapters import WithCost
 from jaxnet.verify.optimizers.recipe import Recipe
 
 # The names under which people keep a hyperparameter.
@@ -62,9 +66,11 @@ def parts(function: Any, seen: set[int] | None = None) -> Iterator[Part]:
     if id(function) in seen:
         return
     seen.add(id(function))
-    if isinstance(function, functools.partial):
+    if isinstance(function, WithCost | MethodType):
+        yield from parts(function.update if isinstance(function, WithCost) else function.__func__, seen)
+    elif isinstance(function, functools.partial):
         yield from _of_partial(function, seen)
-    elif hasattr(function, "__code__"):
+    elif isinstance(function, FunctionType):
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         held = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
         yield Part(function.__qualname__.split(".")[0], held)
@@ -74,7 +80,9 @@ def parts(function: Any, seen: set[int] | None = None) -> Iterator[Part]:
 def _inside(values: Any, seen: set[int]) -> Iterator[Part]:
     for value in values:
         if isinstance(value, tuple | list):
-            yield from _inside(value, seen)
+            if id(value) not in seen:  # a list may hold itself
+                seen.add(id(value))
+                yield from _inside(value, seen)
         elif callable(value):
             yield from parts(value, seen)
 
@@ -103,7 +111,7 @@ def recipe_of(optimizer: Any, steps: int) -> Recipe | None:
     recipe = None
     for part in all_parts(optimizer):
         for recognize in RECOGNIZED.get(part.name, ()):
-            recipe = recognize(recipe or Recipe(np.ones(steps + 2)), part, steps)
+            recipe = recognize(recipe or Recipe(np.ones(steps + 3)), part, steps)
     return recipe or _by_names(optimizer, steps)
 
 
@@ -114,10 +122,11 @@ def all_parts(optimizer: Any) -> list[Part]:
 
 
 def _rates(rate: Any, steps: int) -> Floats:
-    """α in each step."""
-    if callable(rate):
-        return np.asarray([np.asarray(rate(jnp.int32(step)), np.float64) for step in range(steps + 2)])
-    return np.full(steps + 2, float(np.asarray(rate)))
+    """α at the counts -1, 0, 1, ..., in float64."""
+    if not callable(rate):
+        return np.full(steps + 3, float(np.asarray(rate)))
+    program = jax.make_jaxpr(rate)(jnp.int32(0))
+    return np.asarray(jax.vmap(lambda count: lifted(program, [count])[0])(jnp.arange(-1, steps + 2, dtype=jnp.int32)))
 
 
 def _by_names(optimizer: Any, steps: int) -> Recipe | None:
@@ -207,7 +216,9 @@ def _ema(recipe: Recipe, part: Part, steps: int) -> Recipe:
 
 
 def _decayed(recipe: Recipe, part: Part, steps: int) -> Recipe:
-    return recipe._replace(decay=part.number("weight_decay"))
+    first = recipe.first == recipe.second == "nothing" and not recipe.lion
+    at = "gradient" if first and part.name == "add_decayed_weights" else "direction"
+    return recipe._replace(decay=part.number("weight_decay"), decay_at=at)
 
 
 def _velocity(recipe: Recipe, part: Part, steps: int) -> Recipe:

@@ -15,11 +15,14 @@ from jaxnet.verify.engine.precision import DOUBLE, as_the_user_runs_it, in_float
 from jaxnet.verify.engine.randomness import generator_of
 from jaxnet.verify.engine.trial import CandidateError
 from jaxnet.verify.optimizers import form
-from jaxnet.verify.optimizers.comparison import Comparison, Side, Trial, begin, cast, compare
+from jaxnet.verify.optimizers.comparison import Comparison, Sides, Trial, compare
 from jaxnet.verify.optimizers.findings import by_field, findings, unmatched, wrong_fields
 from jaxnet.verify.optimizers.sequences import STEPS, sequences
 from jaxnet.verify.optimizers.settings import Setting, settings
+from jaxnet.verify.optimizers.sides import Side, Way, begin, cast, dtypes_of_updates, way_of
 from jaxnet.verify.report import Finding, Report
+
+FLOAT32 = spacing(np.float32)
 
 
 def verify_optimizer(
@@ -70,7 +73,7 @@ def verify_optimizer(
     except Exception as error:
         text = f"the candidate cannot be built: it raises {in_words(error)}"
         return report([Finding("updates", "unknown", text)])
-    checked = form.check(first, params, generator)
+    checked = form.check(first, params, generator, _usual(judged_in[0], params))
     notes += checked.notes
     if checked.findings:
         return report(checked.findings)
@@ -79,16 +82,16 @@ def verify_optimizer(
     exact: list[Judged] = []
     if not native:
         try:
-            exact = _judged(
-                judged_in, Trial(cast(params, float64=True), seed, steps, True, DOUBLE), checked.array, notes
-            )
+            wide = Trial(cast(params, float64=True), seed, steps, True, DOUBLE)
+            exact = _judged(judged_in, wide, checked.way, notes)
         except CandidateError as error:
             notes.append(f"the candidate does not run in float64 ({error}): judged in the parameters' dtypes alone")
     found = _findings(exact, params, exact=True)
     if found:
         return report(found, exact)
     try:
-        own = _judged(judged_in, Trial(own_params, seed, steps, False, own_unit), checked.array, notes)
+        in_own = Trial(own_params, seed, steps, False, own_unit, native=not exact)
+        own = _judged(judged_in, in_own, checked.way, notes)
     except CandidateError as error:
         return report([Finding("updates", "unknown", f"the candidate raises {error}")], exact)
     alike = {judged.setting.name: judged.comparison for judged in exact}
@@ -103,12 +106,10 @@ class Judged(NamedTuple):
     Attributes:
         setting: how they were built.
         comparison: what came of it.
-        reference: in float64.
     """
 
     setting: Setting
     comparison: Comparison
-    reference: Side
 
 
 def _checked(params: Any) -> Any:
@@ -124,7 +125,17 @@ def _checked(params: Any) -> Any:
     return jax.tree.map(np.asarray, params)
 
 
-def _judged(judged_in: list[Setting], trial: Trial, array: Any, notes: list[str]) -> list[Judged]:
+def _usual(setting: Setting, params: Any) -> list[Any]:
+    """The dtypes of the reference's updates; none where it cannot be had here."""
+    try:
+        reference = setting.reference()
+        way = way_of(reference, params)
+    except Exception:  # that it raises is said where it is run
+        return []
+    return dtypes_of_updates(reference, params, way)
+
+
+def _judged(judged_in: list[Setting], trial: Trial, way: Way, notes: list[str]) -> list[Judged]:
     """The comparison in the first setting, and in every other that both can be built in.
 
     Raises:
@@ -135,14 +146,14 @@ def _judged(judged_in: list[Setting], trial: Trial, array: Any, notes: list[str]
     for setting in judged_in:
         try:
             with in_float64():
-                reference = begin(setting.reference(), cast(trial.parameters, float64=True))
+                reference, of_reference = _reference(setting, trial)
         except Exception as error:
             if not judged:
                 raise ValueError(f"the reference raises {in_words(error)}") from error
             notes.append(f"with a {setting.name} the reference raises {type(error).__name__}: not compared there")
             continue
         try:
-            judged.append(Judged(setting, _comparison(setting, reference, trial, array, notes), reference))
+            judged.append(Judged(setting, _comparison(setting, trial, (reference, of_reference), way, notes)))
         except CandidateError as error:
             if not judged:
                 raise
@@ -150,23 +161,30 @@ def _judged(judged_in: list[Setting], trial: Trial, array: Any, notes: list[str]
     return judged
 
 
-def _comparison(setting: Setting, reference: Side, trial: Trial, array: Any, notes: list[str]) -> Comparison:
+def _reference(setting: Setting, trial: Trial) -> tuple[Side, Way]:
+    """The reference in float64, and how it is called."""
+    optimizer, parameters = setting.reference(), cast(trial.parameters, float64=True)
+    way = way_of(optimizer, parameters)
+    return begin(optimizer, parameters, way, exact=True), way
+
+
+def _comparison(setting: Setting, trial: Trial, reference: tuple[Side, Way], way: Way, notes: list[str]) -> Comparison:
     with in_float64() if trial.float64 else as_the_user_runs_it():
         try:
-            candidate = begin(setting.candidate(), trial.parameters, array)
+            candidate = begin(setting.candidate(), trial.parameters, way, exact=trial.float64)
         except Exception as error:
             raise CandidateError(in_words(error)) from error
         with jax.numpy_dtype_promotion("standard"):
-            own = None if trial.float64 else begin(setting.reference(), trial.parameters)
-    found = compare(candidate, reference, own, trial, setting.name)
-    if trial.unit == DOUBLE and _wrong(found):
-        narrow = max(candidate.computes_in(), candidate.holds(), reference.holds())
-        if narrow > max(reference.computes_in(), DOUBLE):
-            # What computes in a narrower dtype inside is judged by that dtype's rounding.
-            again = compare(candidate, reference, None, trial._replace(unit=narrow), setting.name)
-            if not _wrong(again):
-                notes.append("a number or a result inside is of a narrower dtype, whose rounding is allowed for")
-                return again
+            begun = setting.reference(), trial.parameters, reference[1]
+            own = None if trial.float64 else begin(*begun, exact=False)
+    sides = Sides(candidate, reference[0], own)
+    found = compare(sides, trial, setting.name)
+    if trial.unit == DOUBLE and _wrong(found) and max(candidate.narrow, reference[0].narrow) > DOUBLE:
+        # A number that is held in float32 is as right as float32 can say it; in half precision it is another number.
+        again = compare(sides, trial._replace(unit=FLOAT32), setting.name)
+        if not _wrong(again):
+            notes.append("a number or a result inside is of a narrower dtype, whose rounding is allowed for")
+            return again
     return found
 
 
@@ -175,7 +193,7 @@ def _wrong(comparison: Comparison) -> bool:
 
 
 def _findings(judged: Sequence[Judged], params: Any, *, exact: bool) -> list[Finding]:
-    return findings([(j.comparison, j.reference) for j in judged], _paths(params), exact=exact)
+    return findings([j.comparison for j in judged], _paths(params), exact=exact)
 
 
 def _paths(params: Any) -> list[str]:
@@ -185,7 +203,7 @@ def _paths(params: Any) -> list[str]:
 def _units(judged: Sequence[Judged], params: Any) -> dict[str, float]:
     """The largest error of every update and every field of the reference's state, in units of rounding."""
     units: dict[str, float] = {}
-    for _, comparison, _ in judged:
+    for _, comparison in judged:
         pairs = [(f"updates{path}", [pair]) for path, pair in zip(_paths(params), comparison.updates, strict=True)]
         pairs += [(f"state{other.path}", [pair for _, pair in found]) for other, found in by_field(comparison)]
         for path, found in pairs:
