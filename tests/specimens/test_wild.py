@@ -27,7 +27,7 @@ def judged(specimen, own_dtype, truth=gradient_by_differences):
         generator = np.random.default_rng(6)
         cotangent = jax.tree.map(lambda o: jnp.asarray(generator.standard_normal(o.shape), o.dtype), outputs)
         expected = truth(case.function, args, cotangent, argnums)
-        with jax.enable_x64(not own_dtype or jax.config.jax_enable_x64):
+        with jax.enable_x64(not own_dtype or jnp.result_type(float) == jnp.float64):
             given = args if own_dtype else widened(args)
             answer = case.backward(given, cotangent if own_dtype else widened(cotangent))
     return [np.asarray(entry, np.float64) for entry in _entries(answer, args, argnums)], expected

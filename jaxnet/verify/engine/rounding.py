@@ -39,21 +39,18 @@ def nudged(value: Any, seed: Any, unit: Any, at_zero: Any = 0.0) -> Any:
 
     Which way is decided by the seed for each element: where terms of a sum cancel, a step of the same relative size for
     all would cancel, too. With a seed of 0 all go the same way, that of the unit's sign. A 0 moves by `at_zero`; where
-    that is not 0, each element goes another distance, lest those that are equal stay so: the later the farther with a
-    seed of 0.
+    that is not 0, each element goes another part of the way, lest those that are equal stay so: the later the farther
+    with a seed of 0.
     """
     count = int(np.prod(value.shape))
-    order = jnp.arange(count, dtype=jnp.uint32)
-    ways = (order + 1) * jnp.asarray(seed, jnp.uint32)
-    ways = (ways ^ (ways >> 15)) * jnp.uint32(2654435769)
-    signs = jnp.where(ways >> 31, -1, 1) * jnp.sign(unit)
-    share = jnp.where(seed == 0, order / max(count, 1), (ways & 0xFFFF) / 2**16)
-    distance = jnp.where(at_zero == 0, 1, 0.5 + share / 2)
-    least = jnp.maximum(jnp.abs(unit), spacing(value.dtype))
-    signs, distance = (part.astype(value.dtype).reshape(value.shape) for part in (signs, distance))
-    step = distance * jnp.where(value == 0, at_zero, jnp.abs(value) * least.astype(value.dtype)).astype(value.dtype)
-    moved = value + signs * step
-    return jnp.where(jnp.isfinite(moved), moved, value)
+    ramp = 2**30 // (count + 1)
+    order = jnp.arange(1, count + 1, dtype=jnp.uint32).reshape(value.shape)
+    # Between -1 and 1: the fractional parts of multiples of the seed.
+    way = (order * jnp.where(seed == 0, ramp, seed).astype(jnp.uint32)).astype(jnp.int32).astype(value.dtype) / 2**31
+    least = jnp.maximum(jnp.abs(unit), spacing(value.dtype)) * jnp.sign(unit)
+    way = jnp.where(at_zero == 0, jnp.where(seed == 0, 1, jnp.sign(way)), jnp.where(seed == 0, 0.5 + way, way))
+    step = jnp.where(value == 0, at_zero * jnp.sign(unit), jnp.abs(value) * least)
+    return value + (way * step).astype(value.dtype)
 
 
 class Slots:

@@ -188,7 +188,8 @@ def _nudged_as_written(function: Function, mode: Mode, shapes: Any) -> tuple[Cal
     groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
     with precision(False):
         traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*groups)
-    slots, count = Slots(traced, lift=True), len(groups[0])
+    with precision(True):
+        slots, count = Slots(traced, lift=True), len(groups[0])
     # What is computed in a wider dtype than it is given is given exactly.
     usual = float(np.median(slots.spacings)) if len(slots.spacings) else DOUBLE
     inputs = [min(spacing(shape.dtype), usual) for shape in (*groups[0], *groups[2])]

@@ -20,7 +20,7 @@ TFP = "tensorflow/probability tensorflow_probability/python/math/generic.py"
 
 def elementwise(function, *, low=None, high=None):
     """A function of one array, of normal numbers or of uniform ones between two bounds."""
-    if low is None:
+    if low is None or high is None:
         return Function(AREA, function, lambda g, scale: (normal(g, 5, 4, scale=scale),))
     return Function(AREA, function, lambda g, scale: (uniform(g, low, high, 5, 4),))
 
