@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxnet.verify.engine.case import Candidate, Options, Statement, state
+from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.lifting import is_narrow, lifted
+from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE
 from jaxnet.verify.engine.program import interpret
-from jaxnet.verify.engine.truth import Differentiator
 from tests.verify.rules import normal
 
 
@@ -21,7 +22,9 @@ def truth_of(function, *args, unit=DOUBLE, cotangent=None):
     point = [np.asarray(arg, np.float64) for arg in args]
     shape = jax.eval_shape(function, *args).shape
     cotangent = np.ones(shape) if cotangent is None else cotangent
-    return Differentiator(case, "reverse", True, np.random.default_rng(0)).truth(point, [cotangent], unit)
+    return Differentiator(case, "reverse", True, np.random.default_rng(0)).truth(
+        Place("here", point, [cotangent]), unit
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

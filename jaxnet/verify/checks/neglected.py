@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from jaxnet.verify.engine.autodiff import AUTODIFF, Shapes, described
 from jaxnet.verify.engine.case import memoized
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.hearing import Hearing
 from jaxnet.verify.engine.precision import compiled, in_float64, widened
 from jaxnet.verify.engine.program import interpret, literal, literals
 from jaxnet.verify.engine.trial import own_unit
-from jaxnet.verify.engine.truth import AUTODIFF, described
 
 
 def notes(hearing: Hearing, wrong: dict[int, list[Comparison]]) -> dict[int, str]:
@@ -72,8 +72,7 @@ def _right_without(hearing: Hearing, comparison: Comparison, leaf: int, epsilon:
     with in_float64(), np.errstate(all="ignore"):
         case = hearing.trial.case
         leaves = comparison.place.point, case.fixed_in(True), comparison.place.cotangent
-        shapes = tuple(map(described, leaves))
-        both = _without(case.function, case.candidate, hearing.trial.function.mode, epsilon, shapes)
+        both = _without(case.function, case.candidate, hearing.trial.function.mode, epsilon, described(*leaves))
         expected, found = (widened(run(*leaves))[leaf] for run in both)
     if not np.isfinite(expected).all():
         return False
@@ -82,8 +81,7 @@ def _right_without(hearing: Hearing, comparison: Comparison, leaf: int, epsilon:
 
 
 @memoized
-def _without(function: Any, candidate: Any, mode: Any, epsilon: float, shapes: Any) -> list[Callable[..., Any]]:
-    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
+def _without(function: Any, candidate: Any, mode: Any, epsilon: float, shapes: Shapes) -> list[Callable[..., Any]]:
     both = (
         lambda *leaves: AUTODIFF[mode](function, *leaves)[1],
         lambda *leaves: candidate.leaves(function.layout, *leaves),
@@ -96,4 +94,4 @@ def _without(function: Any, candidate: Any, mode: Any, epsilon: float, shapes: A
     def run(program: Any, *leaves: Any) -> Any:
         return interpret(program, jax.tree.leaves(leaves), visit, into_loops=True)
 
-    return [compiled(functools.partial(run, jax.make_jaxpr(each)(*groups))) for each in both]
+    return [compiled(functools.partial(run, jax.make_jaxpr(each)(*map(list, shapes)))) for each in both]

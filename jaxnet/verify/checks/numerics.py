@@ -14,11 +14,12 @@ from jaxnet.verify.checks.kinks import settled
 from jaxnet.verify.engine.cancellation import lost
 from jaxnet.verify.engine.case import Case
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
 from jaxnet.verify.engine.trial import answer, own_unit
-from jaxnet.verify.engine.truth import Differentiator, Truth, limit_of
+from jaxnet.verify.engine.truth import Truth, limit_of
 from jaxnet.verify.mistakes import diagnose
 from jaxnet.verify.mistakes.evidence import Evidence
 from jaxnet.verify.report import Finding

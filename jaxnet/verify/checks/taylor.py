@@ -1,52 +1,26 @@
 """Taylor's theorem as a judge that knows nothing of autodiff: f(x + hv) - f(x) - h⟨g, v⟩ falls like h²."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.differences import Slope, size, slope
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
-from jaxnet.verify.engine.places import Place, normals
-from jaxnet.verify.engine.precision import DOUBLE, Leaves
+from jaxnet.verify.engine.places import Place
+from jaxnet.verify.engine.precision import Leaves
+from jaxnet.verify.engine.randomness import normals
 from jaxnet.verify.engine.trial import Trial
-from jaxnet.verify.engine.truth import size
 from jaxnet.verify.report import Finding
 
-STEPS = (1e-3, 1e-4, 1e-5)
+STEP = 2.0**-12
 DIRECTIONS = 3
 
 
-class Slope(NamedTuple):
-    """The directional derivative of ⟨cotangent, f⟩, and how far two step sizes disagree about it."""
-
-    value: float
-    doubt: float
-
-
 def along(trial: Trial, place: Place, direction: Leaves) -> Slope:
-    """The slope along a direction by central differences, (f(x + hv) - f(x - hv)) / 2h, at two or three sizes of h.
-
-    Its error is O(h²) from Taylor's remainder and O(ε/h) from rounding; of the two neighbouring sizes that agree best,
-    the smaller one counts.
-    """
-    estimates, doubts = [], []
-    for h in STEPS[1:] if trial.case.large else STEPS:
-        ahead, behind = (
-            trial.function.outputs([leaf + sign * h * v for leaf, v in zip(place.point, direction, strict=True)])
-            for sign in (1, -1)
-        )
-        with np.errstate(all="ignore"):
-            # The change of every output first, and the sum after: a large sum would round small changes away.
-            terms = [((a - b) * c).sum() for a, b, c in zip(ahead, behind, place.cotangent, strict=True)]
-            largest = sum(float(np.abs(a * c).sum()) for a, c in zip(ahead, place.cotangent, strict=True))
-        estimates.append(float(sum(terms)) / (2 * h))
-        if len(estimates) > 1:
-            doubts.append(abs(estimates[-1] - estimates[-2]) + DOUBLE * largest / h)
-    if not np.isfinite(doubts).any():
-        return Slope(np.nan, np.inf)
-    best = int(np.nanargmin(doubts))
-    return Slope(estimates[best + 1], doubts[best])
+    """The slope along a direction by differences."""
+    levels = 2 if trial.case.large else 3
+    return slope(trial.function.outputs, place.point, place.cotangent, direction, STEP, levels)
 
 
 def random_direction(point: Leaves, generator: np.random.Generator) -> Leaves:

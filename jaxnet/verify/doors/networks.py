@@ -15,7 +15,7 @@ from jaxnet.verify.candidates.layers import Backward, CostGradient, Forward, Los
 from jaxnet.verify.doors.options import Asked, options
 from jaxnet.verify.engine.case import Candidate, Options, Statement
 from jaxnet.verify.engine.judge import judge
-from jaxnet.verify.engine.places import generator_of
+from jaxnet.verify.engine.randomness import generator_of
 from jaxnet.verify.report import Finding, Report
 
 

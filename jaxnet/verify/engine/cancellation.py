@@ -5,7 +5,6 @@ backward program run with absolute values, each local derivative exact; and the 
 of the function's own forward pass are moved by a unit in their last place, each local derivative exact again.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
+from jaxnet.verify.engine.differentiator import PERTURBATIONS, Differentiator
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import Leaves, compiled, in_float64, is_float, widened
 from jaxnet.verify.engine.program import compute, inner
-from jaxnet.verify.engine.rounding import Slots, nudged
-from jaxnet.verify.engine.truth import PERTURBATIONS, Differentiator, described
+from jaxnet.verify.engine.rounding import Moves, Slots
 
 Marked = tuple[Any, bool]  # a value, or where it depends on the cotangent its magnitude, and whether it does
 
@@ -28,28 +28,26 @@ def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leav
     """For each element what it may be off by in numbers of such units, whatever formula it is computed by."""
     with in_float64(), np.errstate(all="ignore"):
         leaves = place.point, function.case.fixed_in(True), place.cotangent
-        run, count = _measured(function.case.function, tuple(map(described, leaves)))
-        seeds = function.generator.integers(1, 2**32, (PERTURBATIONS, count), np.uint32)
-        at_inputs = np.concatenate([units, np.full(count - len(units), max(units))])
-        magnitudes, gradient, moved = map(widened, run(leaves, seeds, at_inputs))
+        run, slots = _measured(function.case.function, described(*leaves))
+        ways, starts = slots.signs(function.generator), slots.starts(function.generator, PERTURBATIONS)
+        at_places = np.concatenate([units, np.full(slots.count - len(units), max(units))])
+        magnitudes, gradient, moved = map(widened, run(leaves, ways, starts, at_places))
         changes = [np.abs(stack - leaf).max(axis=0) for stack, leaf in zip(moved, gradient, strict=True)]
         return [max(units) * m + np.nan_to_num(change) for m, change in zip(magnitudes, changes, strict=True)]
 
 
 @memoized
-def _measured(function: Function, shapes: Any) -> tuple[Any, int]:
-    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
-    traced = jax.make_jaxpr(function.outputs)(*groups[:2])
-    slots, inputs = Slots(traced), len(groups[0])
+def _measured(function: Function, shapes: Shapes) -> tuple[Any, Slots]:
+    traced = jax.make_jaxpr(function.outputs)(*map(list, shapes[:2]))
+    slots = Slots(traced, shapes[0])
 
-    def forward(differentiated: Leaves, fixed: Leaves, units: Any, seeds: Any) -> Leaves:
-        moved = [nudged(leaf, seeds[i], units[i]) for i, leaf in enumerate(differentiated)]
-        return slots.run([*moved, *fixed], seeds[inputs:], units[inputs:], 0.0)
-
-    def gradient(leaves: tuple[Leaves, Leaves, Leaves], units: Any, seeds: Any) -> Leaves:
+    def gradient(leaves: tuple[Leaves, Leaves, Leaves], moves: Moves) -> Leaves:
         differentiated, fixed, cotangent = leaves
-        _, pull = jax.vjp(lambda given: forward(given, fixed, units, seeds), differentiated)
-        return pull(list(cotangent))[0]
+
+        def forward(given: Leaves) -> Leaves:
+            return slots.run([*(moves.applied(i, leaf) for i, leaf in enumerate(given)), *fixed], moves)
+
+        return jax.vjp(forward, differentiated)[1](list(cotangent))[0]
 
     def magnitudes(leaves: tuple[Leaves, Leaves, Leaves]) -> Leaves:
         differentiated, fixed, cotangent = leaves
@@ -58,11 +56,12 @@ def _measured(function: Function, shapes: Any) -> tuple[Any, int]:
         return [value for value, _ in _with_magnitudes(program, [(jnp.abs(c), True) for c in cotangent])]
 
     @compiled
-    def run(leaves: tuple[Leaves, Leaves, Leaves], seeds: Any, units: Any) -> tuple[Leaves, Leaves, Leaves]:
-        plain = gradient(leaves, 0 * units, seeds[0])
-        return magnitudes(leaves), plain, jax.lax.map(functools.partial(gradient, leaves, units), seeds)
+    def run(leaves: tuple[Leaves, Leaves, Leaves], ways: Any, starts: Any, units: Any) -> tuple[Leaves, Leaves, Leaves]:
+        plain = gradient(leaves, Moves(ways, starts[0], 0 * units, 0.0))
+        moved = jax.lax.map(lambda row: gradient(leaves, Moves(ways, row, units, 0.0)), starts)
+        return magnitudes(leaves), plain, moved
 
-    return run, inputs + len(slots.numbers)
+    return run, slots
 
 
 def _with_magnitudes(program: ClosedJaxpr, arguments: Sequence[Marked]) -> list[Marked]:

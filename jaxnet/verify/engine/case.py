@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.verify.engine.constants import with_own_constants
+from jaxnet.verify.engine.iteration import iterates
 from jaxnet.verify.engine.layout import Layout, take_apart
 from jaxnet.verify.engine.lifting import is_narrow, lifted
 from jaxnet.verify.engine.precision import (
@@ -22,7 +23,6 @@ from jaxnet.verify.engine.precision import (
     widened,
 )
 from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature, waits
-from jaxnet.verify.engine.rounding import iterates
 
 
 @dataclass(frozen=True)

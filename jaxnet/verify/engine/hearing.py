@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.iteration import CONVERGED
 from jaxnet.verify.engine.places import Place, Places
 from jaxnet.verify.engine.precision import Leaves
-from jaxnet.verify.engine.rounding import CONVERGED
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import Truth
 from jaxnet.verify.report import Finding
@@ -69,7 +69,7 @@ class Hearing:
         if place.name in self.compared:
             return self.compared[place.name].truth
         if place.name not in self.truths:
-            self.truths[place.name] = self.trial.function.truth(place.point, place.cotangent, self.trial.unit)
+            self.truths[place.name] = self.trial.function.truth(place, self.trial.unit)
         return self.truths[place.name]
 
     @property

@@ -12,8 +12,9 @@ from jaxnet.verify.checks import calls, contract, forward_pass, linearity, mathe
 from jaxnet.verify.engine.case import Case, Options, Statement, state
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.hearing import Check, Hearing
-from jaxnet.verify.engine.places import Places, generator_of
+from jaxnet.verify.engine.places import Places
 from jaxnet.verify.engine.precision import Leaves
+from jaxnet.verify.engine.randomness import generator_of
 from jaxnet.verify.engine.trial import prepare
 from jaxnet.verify.report import Finding, Report
 

@@ -4,16 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.arguments import check_key
 from jaxnet.verify.engine.case import Case
+from jaxnet.verify.engine.differences import size
 from jaxnet.verify.engine.precision import Floats, Leaves, as_the_user_runs_it, held, spacing, widened
-from jaxnet.verify.engine.truth import size
+from jaxnet.verify.engine.randomness import POOL, normals
 
-SALT = 20230  # without it, `default_rng(0)` and key(0) would draw the same numbers
 # How far the logistic function, exponentials and the logits of a softmax are driven.
 STRESS = (20.0, 100.0, 1e4)
 
@@ -39,30 +37,6 @@ class Place(NamedTuple):
     def saturating(self) -> bool:
         """Whether it is where a sigmoid rounds to 0 or 1 in float32 and its derivative in no dtype to 0."""
         return self.role == "stress" and not self.tiny and f"{STRESS[0]:.0e}" in self.name
-
-
-def generator_of(key: Any) -> np.random.Generator:
-    """NumPy's generator seeded by a JAX key of either kind: XLA would take seconds to compile one.
-
-    Raises:
-        TypeError: if it is no key.
-    """
-    check_key(key)
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = np.asarray(jax.random.key_data(key) if typed else key).ravel()
-    return np.random.default_rng([SALT, *map(int, words)])
-
-
-POOL = 65521  # a prime, so that repetitions keep step with no axis
-
-
-def normals(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Normal numbers; of a large array, repetitions of some."""
-    count = math.prod(shape)
-    if count <= POOL:
-        return np.asarray(generator.standard_normal(shape))
-    pool = generator.standard_normal(POOL)
-    return np.resize(pool, count).reshape(shape)
 
 
 class Domain:

@@ -1,15 +1,18 @@
 """What rounding does to a program: a copy of it in which every result is moved by a unit in its last place."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxnet.verify.engine.lifting import lifted_equation, widen
-from jaxnet.verify.engine.precision import is_float, spacing
-from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, plain, shaped
+from jaxnet.verify.engine.precision import Floats, is_float, spacing
+from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, shaped
+from jaxnet.verify.engine.randomness import signs
 
 # Operations whose results are exact, whatever comes in: to move these would break comparisons such as x == max(x).
 EXACT = {
@@ -34,94 +37,86 @@ def rounds(equation: JaxprEqn) -> bool:
     return equation.primitive.name not in EXACT and any(is_float(shaped(variable)) for variable in equation.outvars)
 
 
-def nudged(value: Any, seed: Any, unit: Any, at_zero: Any = 0.0) -> Any:
-    """The value, each element moved up or down by a relative unit, at least one of its own last place.
+def nudged(value: Any, way: Any, unit: Any, at_zero: Any = 0.0) -> Any:
+    """The value moved by so much of a relative unit as `way` says for each element; a 0 as if it were `at_zero`."""
+    size = jnp.where(value == 0, at_zero, jnp.abs(value))
+    return value + (way * (size * unit)).astype(value.dtype)
 
-    Which way is decided by the seed for each element: where terms of a sum cancel, a step of the same relative size for
-    all would cancel, too. With a seed of 0 all go the same way, that of the unit's sign. A 0 moves by `at_zero`; where
-    that is not 0, each element goes another part of the way, lest those that are equal stay so: the later the farther
-    with a seed of 0.
+
+class Moves(NamedTuple):
+    """Which way, and how far, everything in a program is moved.
+
+    Where terms of a sum cancel, a step of the same relative size for all would cancel, too: each element goes its own
+    way. The ways of all results are pieces of one row of random numbers, so that a program has little to compute.
+
+    Attributes:
+        ways: between -1 and 1, in a row: random ones, and behind them those by which all elements go the same way.
+        starts: for each place in the program, where in it its ways begin.
+        units: for each place, the relative step.
+        at_zero: the size of zeros.
     """
-    count = int(np.prod(value.shape))
-    ramp = 2**30 // (count + 1)
-    order = jnp.arange(1, count + 1, dtype=jnp.uint32).reshape(value.shape)
-    # Between -1 and 1: the fractional parts of multiples of the seed.
-    way = (order * jnp.where(seed == 0, ramp, seed).astype(jnp.uint32)).astype(jnp.int32).astype(value.dtype) / 2**31
-    least = jnp.maximum(jnp.abs(unit), spacing(value.dtype)) * jnp.sign(unit)
-    way = jnp.where(at_zero == 0, jnp.where(seed == 0, 1, jnp.sign(way)), jnp.where(seed == 0, 0.5 + way, way))
-    step = jnp.where(value == 0, at_zero * jnp.sign(unit), jnp.abs(value) * least)
-    return value + (way * step).astype(value.dtype)
+
+    ways: Any
+    starts: Any
+    units: Any
+    at_zero: Any
+
+    def applied(self, place: int, value: Any) -> Any:
+        """A value that is moved as at such a place."""
+        way = jax.lax.dynamic_slice(self.ways, (self.starts[place],), (math.prod(value.shape),))
+        return nudged(value, way.reshape(value.shape), self.units[place], self.at_zero)
+
+
+STARTS = 4099  # in a row of ways, from which a place may take its own
 
 
 class Slots:
-    """A place among the nudges for every equation of a program that rounds."""
+    """The places of a program where something is moved: its inputs, as many as there are, and what it rounds."""
 
-    def __init__(self, program: ClosedJaxpr, lift: bool = False) -> None:
-        """The slots of a program, which is kept alive: equations are known by identity.
+    def __init__(self, program: ClosedJaxpr, inputs: Sequence[Any], *, lift: bool = False) -> None:
+        """The places of a program, which is kept alive: equations are known by identity.
 
         Args:
             program: in which results are moved.
+            inputs: shapes and dtypes of those that are moved, which come first.
             lift: whether it is run in float64 although it computes in narrower dtypes.
         """
         self.program, self.lift = program, lift
         if lift:
             self.program = program.replace(consts=[widen(constant) for constant in program.consts])
         found = {id(equation): equation for equation in equations(program) if rounds(equation)}
-        self.numbers = {identity: number for number, identity in enumerate(found)}
+        self.inputs = len(inputs)
+        self.numbers = {identity: number for number, identity in enumerate(found, start=self.inputs)}
         floats = [[v for v in map(shaped, e.outvars) if is_float(v)] for e in found.values()]
         self.spacings = np.asarray([max(spacing(v.dtype) for v in outputs) for outputs in floats], float)
+        self.longest = max((math.prod(v.shape) for group in (inputs, *floats) for v in group), default=1)
 
-    def run(self, arguments: Sequence[Any], seeds: Any, units: Any, at_zero: Any) -> list[Any]:
-        """The outputs of the program, every rounded result nudged by the seed and the unit of its slot."""
+    @property
+    def count(self) -> int:
+        """How many places there are."""
+        return self.inputs + len(self.numbers)
+
+    def signs(self, generator: np.random.Generator) -> Floats:
+        """Ways by which each element goes a whole step up or down: what rounding may do."""
+        return signs(generator, (self.longest + STARTS,))
+
+    def parts(self, generator: np.random.Generator) -> Floats:
+        """Ways by which no two elements stay equal; the last are those by which the later go the farther."""
+        random = generator.uniform(-1, 1, self.longest + STARTS)
+        return np.concatenate([random, 0.5 + np.arange(self.longest) / self.longest])
+
+    def starts(self, generator: np.random.Generator, rows: int) -> Floats:
+        """Where the ways of each place begin, for some moves of the whole program."""
+        return generator.integers(0, STARTS, (rows, self.count), np.int32)
+
+    def run(self, arguments: Sequence[Any], moves: Moves) -> list[Any]:
+        """The outputs of the program, every rounded result moved."""
 
         def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
             outputs = lifted_equation(equation, inputs, run) if self.lift else run(*inputs)
-            number = self.numbers.get(id(equation))
-            if number is None:
+            place = self.numbers.get(id(equation))
+            if place is None:
                 return outputs
-            step = seeds[number], units[number], at_zero
-            return [nudged(output, *step) if is_float(output) else output for output in outputs]
+            return [moves.applied(place, output) if is_float(output) else output for output in outputs]
 
         return interpret(self.program, arguments, visit, into_loops=True)
-
-
-# Approximate forward passes ------------------------------------------------------------------------------------------
-
-CONVERGED = 1e-3
-
-
-def iterates(equation: JaxprEqn) -> bool:
-    """Whether the equation is a loop that repeats one map on its carry: a solver, an iteration to a fixed point."""
-    if equation.primitive.name == "while":
-        return any(is_float(shaped(v)) for v in equation.outvars)
-    params = equation.params
-    return equation.primitive.name == "scan" and len(equation.invars) == params["num_consts"] + params["num_carry"]
-
-
-def with_one_more_round(program: ClosedJaxpr, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
-    """The outputs of a program whose loops that iterate go one round further, and how much this changes their results.
-
-    The change is relative, at most; 0 without such loops.
-    """
-    changes: list[Any] = [jnp.zeros(())]
-
-    def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
-        outputs = run(*inputs)
-        if not iterates(equation):
-            return outputs
-        params = equation.params
-        if equation.primitive.name == "while":
-            first = params["cond_nconsts"]
-            constants, body = inputs[first : first + params["body_nconsts"]], params["body_jaxpr"]
-        else:
-            constants, body = inputs[: params["num_consts"]], params["jaxpr"]
-        carried = len(inputs) - len(constants) - params.get("cond_nconsts", 0)
-        again = plain(body, [*constants, *outputs[:carried]])[:carried]
-        for before, after in zip(outputs, again, strict=False):
-            if is_float(before):
-                size = jnp.maximum(jnp.max(jnp.abs(before), initial=0), 1e-300)
-                changes.append(jnp.max(jnp.abs(after - before), initial=0) / size)
-        return [*again, *outputs[carried:]]
-
-    outputs = interpret(program, arguments, visit)
-    return outputs, jnp.max(jnp.stack(changes))

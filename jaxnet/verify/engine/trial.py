@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.verify.engine.autodiff import Mode
 from jaxnet.verify.engine.case import Candidate, Case, memoized, with_casts_lifted
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.layout import Layout
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import (
@@ -27,7 +29,7 @@ from jaxnet.verify.engine.precision import (
     widened,
 )
 from jaxnet.verify.engine.program import narrowings
-from jaxnet.verify.engine.truth import Differentiator, Mode, limit_of
+from jaxnet.verify.engine.truth import limit_of
 
 SIDES = (1, 2, 3)  # to which numbers in narrower dtypes are moved; the most that this changes, twice, is in doubt
 
@@ -133,7 +135,7 @@ class Trial:
 
     def compare(self, place: Place) -> Comparison:
         """The candidate beside the truth at a place."""
-        truth = self.function.truth(place.point, place.cotangent, self.unit)
+        truth = self.function.truth(place, self.unit)
         found = self.answer(place.point, place.cotangent)
         if not self.native and (self.case.function.lift or self.case.candidate.lift):
             known = truth

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import Floats
 from jaxnet.verify.mistakes.evidence import Evidence, Verdict
 from jaxnet.verify.mistakes.examples import LARGEST_BATCH
@@ -21,7 +22,8 @@ class Whole(NamedTuple):
     def slope_at(self, z: Floats) -> Floats:
         """g'(z)."""
         function = self.evidence.trial.function
-        return function.truth([np.asarray(z)], [np.ones(self.a.shape)], self.evidence.trial.unit).gradient[0]
+        place = Place("inside", [np.asarray(z)], [np.ones(self.a.shape)])
+        return function.truth(place, self.evidence.trial.unit).gradient[0]
 
     @property
     def slope(self) -> Floats:

@@ -52,7 +52,7 @@ class Evidence(NamedTuple):
 
     def pulled(self, comparison: Comparison, cotangent: Leaves) -> Leaves:
         """The gradient at a place for another cotangent."""
-        return self.trial.function.truth(comparison.place.point, cotangent, self.trial.unit).gradient
+        return self.trial.function.truth(comparison.place._replace(cotangent=cotangent), self.trial.unit).gradient
 
     def explains(self, comparison: Comparison, hypothesis: Floats) -> bool:
         """Whether a hypothesis is the candidate's leaf at a place, and not what is right."""

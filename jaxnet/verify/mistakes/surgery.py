@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves, compiled, in_float64, is_float, widened
 from jaxnet.verify.engine.program import compute, inner, shaped
 from jaxnet.verify.engine.trial import Trial
-from jaxnet.verify.engine.truth import described
 
 # The operand of an equation, counted from 0, or its result, counted from -1 downwards, with the equation's number.
 Site = tuple[int, int]
@@ -264,10 +264,9 @@ Simulated = tuple[Leaves, dict[Site, Any], dict[Site, Any]]
 
 
 @memoized
-def _program(function: Function, shapes: Any) -> tuple[_Opened, Callable[..., Simulated], Callable[..., Leaves]]:
+def _program(function: Function, shapes: Shapes) -> tuple[_Opened, Callable[..., Simulated], Callable[..., Leaves]]:
     """The function opened, its derivative with what is seen on the way, and the gradient alone."""
-    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
-    opened = _open(jax.make_jaxpr(function.outputs)(*groups[:2]))
+    opened = _open(jax.make_jaxpr(function.outputs)(*map(list, shapes[:2])))
 
     def run(leaves: tuple[Leaves, Leaves, Leaves], numbers: Any, factors: Any) -> Simulated:
         point, fixed, cotangent = leaves
@@ -298,7 +297,7 @@ class Surgery:
         with in_float64():
             self.fixed = self.case.fixed_in(True)
             cotangent = [np.zeros(output.shape) for output in self.case.outputs]
-            shapes = tuple(map(described, (widened(self.case.differentiated), self.fixed, cotangent)))
+            shapes = described(widened(self.case.differentiated), self.fixed, cotangent)
             self._opened, self._run, self._run_alone = _program(self.case.function, shapes)
         if self._opened.size > LARGEST:
             raise ValueError("the function is too large to be opened")

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves, compiled, in_float64, widened
 from jaxnet.verify.engine.program import interpret, literal, literals, shaped
-from jaxnet.verify.engine.truth import described
 from jaxnet.verify.mistakes.evidence import Evidence, Verdict
 
 NEWTON_STEPS = 12
@@ -20,10 +20,9 @@ MOST = 32  # numbers that are looked at
 
 
 @memoized
-def _program(function: Function, shapes: Any) -> tuple[list[float], Callable[..., Leaves]]:
+def _program(function: Function, shapes: Shapes) -> tuple[list[float], Callable[..., Leaves]]:
     """The numbers that stand in a function's equations, and its gradient with others in their place."""
-    groups = [[jax.ShapeDtypeStruct(*shape) for shape in group] for group in shapes]
-    traced = jax.make_jaxpr(function.outputs)(*groups[:2])
+    traced = jax.make_jaxpr(function.outputs)(*map(list, shapes[:2]))
     numbers = [
         number for number in dict.fromkeys(literals(traced)) if number not in (0.0, 1.0, -1.0) and np.isfinite(number)
     ]
@@ -49,7 +48,7 @@ def another_value(evidence: Evidence) -> Verdict | None:
     case = evidence.case
     with in_float64():
         leaves = widened(case.differentiated), case.fixed_in(True), [np.zeros(o.shape) for o in case.outputs]
-        numbers, run = _program(case.function, tuple(map(described, leaves)))
+        numbers, run = _program(case.function, described(*leaves))
 
     def gradient(where: Comparison, others: Floats) -> Floats:
         with in_float64(), np.errstate(all="ignore"):

@@ -92,7 +92,7 @@ def _scalar(variable: Any) -> float | None:
 
 def _nudged_by(value: Any, units: Any) -> Any:
     """The value moved by so many units in its own last place, all elements alike."""
-    return nudged(value, 0, units * spacing(value.dtype))
+    return nudged(value, 1.0, units * spacing(value.dtype))
 
 
 @functools.lru_cache(maxsize=64)

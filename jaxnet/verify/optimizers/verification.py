@@ -11,8 +11,8 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from jaxnet.arguments import positive_integer
 from jaxnet.verify.engine.case import in_words
-from jaxnet.verify.engine.places import generator_of
 from jaxnet.verify.engine.precision import DOUBLE, as_the_user_runs_it, in_float64, is_float, spacing
+from jaxnet.verify.engine.randomness import generator_of
 from jaxnet.verify.engine.trial import CandidateError
 from jaxnet.verify.optimizers import form
 from jaxnet.verify.optimizers.comparison import Comparison, Side, Trial, begin, cast, compare
