@@ -15,12 +15,13 @@ import numpy as np
 from hypothesis import assume, event, given, settings
 
 from jaxnet.verify import verify_vjp
-from tests.fuzz.alterations import alterations, backward_of, is_float
+from tests.fuzz.alterations import alterations, backward_of, is_float, wrong_at
 from tests.fuzz.programs import LARGEST, REVERSIBLE, programs
 from tests.specimens.differences import bounds_by_differences, widened
 
 MATTERS = 1e-5  # a change of the gradient, relative to its largest element
 BETWEEN_CLEARINGS = 100  # programs, after which what is compiled is thrown away
+FEW = settings(max_examples=max(2, settings().max_examples - 3))  # in a usual run
 COUNT: collections.Counter[str] = collections.Counter()
 
 
@@ -183,12 +184,58 @@ def contradicted(program, forward, alteration):
     return False
 
 
+def change_here_fails(data):
+    program, forward = data.draw(any_programs())
+    dtypes, ranks = as_users_run()
+    with dtypes, ranks:
+        function, args = program.function(), program.values()
+        assume(well_behaved(program, forward))
+        size = sum(leaf.size for leaf in jax.tree.leaves(args) if is_float(leaf))
+        place, number = data.draw(st.integers(0, size - 1)), data.draw(st.sampled_from([0.5, -0.5, 2.0, -3.0]))
+        counted("C, drawn")
+        assume(outside_everything(program, forward, place, number))
+        counted("C")
+        key = jax.random.key(data.draw(st.integers(0, 3)))
+        backward = wrong_at(args, backward_of(function, forward), place, number)
+        try:
+            report = verify_vjp(function, backward, *args, key=key)
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__}: {error}\n{program!r}\n{place}, {number}") from error
+        assert not report, f"{report}\n{program!r}\nelement {place} moved by {number}, {key}"
+
+
+def outside_everything(program, forward, place, number):
+    """Whether differences at the given point on either side say that an element moved so is no gradient there."""
+    function, args = program.widened(), widened(program.values())
+    for seed in range(2):
+        cotangent = cotangent_like(jax.eval_shape(function, *args), seed)
+        bounds = bounds_by_differences(function, args, cotangent, range(len(args)))
+        low, high = (np.concatenate([pair[side].ravel() for pair in bounds]) for side in (0, 1))
+        right = backward_of(function, forward)
+        true, wrong = (
+            np.concatenate([np.ravel(leaf) for leaf in floats_of(backward(args, cotangent))])
+            for backward in (right, wrong_at(args, right, place, number))
+        )
+        size = 1 + max(np.max(np.abs(low)), np.max(np.abs(high)))
+        if not (size < LARGEST and ((low - 1e-6 * size <= true) & (true <= high + 1e-6 * size)).all()):
+            return False  # differences do not see what there is
+        if low[place] - 1e-3 * size <= wrong[place] <= high[place] + 1e-3 * size:
+            return False
+    return True
+
+
 @given(st.data())
 def test_autodiff_passes(data):
     autodiff_passes(data)
 
 
-@settings(max_examples=max(2, settings().max_examples - 3))
+@FEW
 @given(st.data())
 def test_change_of_a_derivative_that_changes_the_gradient_fails(data):
     change_fails(data)
+
+
+@FEW
+@given(st.data())
+def test_change_at_the_given_point_alone_fails_unless_a_kink_explains_it(data):
+    change_here_fails(data)

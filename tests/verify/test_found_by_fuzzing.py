@@ -98,3 +98,51 @@ def test_number_that_a_cast_rounds_is_the_one_that_was_written(name, key):
     function, rule = NUMBERS_IN_CASTS[name]
     verify_vjp(function, rule, normal(5), key=key).raise_if_failed()
     assert not verify_vjp(function, lambda args, ct: (1.0001 * rule(args, ct)[0],), normal(5), key=key)
+
+
+def solved_in_float32(matrix, b):
+    return jnp.linalg.solve(matrix.astype(jnp.float32), b.astype(jnp.float32))
+
+
+def solved_rule(args, ct):
+    matrix, b = args
+    pulled = jnp.linalg.solve(matrix.T, ct)
+    return -jnp.outer(pulled, jnp.linalg.solve(matrix, b)), pulled
+
+
+def largest_in_bfloat16(matrix, b):
+    start = jnp.array(-jnp.inf, jnp.bfloat16)
+    highest = jax.lax.reduce(matrix.astype(jnp.bfloat16), start, lambda p, q: jax.lax.max(p, 1 * q), (0,))
+    return highest.astype(jnp.float32) * b
+
+
+def largest_rule(args, ct):
+    matrix, b = args
+    return jnp.where(matrix == matrix.max(axis=0), ct * b, 0), ct * matrix.max(axis=0)
+
+
+PROGRAMS_INSIDE = {"solve": (solved_in_float32, solved_rule), "reduce": (largest_in_bfloat16, largest_rule)}
+
+
+@pytest.mark.parametrize("name", PROGRAMS_INSIDE)
+def test_equation_that_holds_a_program_is_run_in_float64(name, key):
+    function, rule = PROGRAMS_INSIDE[name]
+    args = 3 * jnp.eye(3, dtype="float32") + 0.3 * normal(3, 3), normal(3)
+    verify_vjp(function, rule, *args, key=key).raise_if_failed()
+    assert not verify_vjp(function, lambda args, ct: tuple(1.0001 * leaf for leaf in rule(args, ct)), *args, key=key)
+
+
+def halved(x):
+    """Half as large until all is small: e^100 in float32 will never be."""
+    return jax.lax.while_loop(lambda v: jnp.sum(v**2) > 1, lambda v: 0.5 * v, jnp.exp(x))
+
+
+def halved_rule(args, ct):
+    return (ct * halved(*args),)
+
+
+def test_loop_that_would_never_end_at_extreme_numbers_is_not_asked_to(key):
+    x = jnp.array([0.3, -1.2], "float32")
+    report = verify_vjp(halved, halved_rule, x, key=key)
+    report.raise_if_failed()
+    assert any("no stress" in note for note in report.notes)

@@ -22,7 +22,7 @@ from jaxnet.verify.engine.precision import (
     is_large,
     widened,
 )
-from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature
+from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature, waits
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class Traits(NamedTuple):
         holds_fixed: whether it tells autodiff to take something for constant.
         calls_back: whether it calls Python while it runs.
         iterates: whether it has loops that repeat one map, as solvers have.
+        waits: whether it has loops that end when their numbers say so, and may never end where these overflow.
         narrowest: one unit in the last place of the narrowest dtype that it computes in, as the user runs it.
     """
 
@@ -144,6 +145,7 @@ class Traits(NamedTuple):
     holds_fixed: bool = False
     calls_back: bool = False
     iterates: bool = False
+    waits: bool = False
     narrowest: float = 0.0
 
 
@@ -271,7 +273,7 @@ def _looked_at(function: Function, differentiated: Leaves, fixed: Leaves) -> tup
         return function, Traits(), tree
     loops = any(map(iterates, equations(program)))
     narrowest = max(narrowings(program), default=0.0)
-    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops, narrowest)
+    traits = Traits(draws(program), holds_fixed(program), calls_back(program), loops, waits(program), narrowest)
     return replace(function, version=signature(program), mixed=is_mixed(program)), traits, tree
 
 

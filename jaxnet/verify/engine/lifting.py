@@ -27,6 +27,9 @@ SCATTERS: dict[str, Callable[..., Any]] = {
 }
 
 
+REDUCTIONS = ("reduce", "reduce_window")
+
+
 def is_narrow(program: ClosedJaxpr) -> bool:
     """Whether the program computes in, or holds arrays of, dtypes narrower than float64."""
     return max(narrowings(program), default=0.0) > DOUBLE
@@ -79,6 +82,8 @@ def lifted_equation(equation: JaxprEqn, inputs: list[Any], run: Any, side: int =
         known = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
         options = {option: equation.params[option] for option in known}
         return [SCATTERS[name.replace("-", "_")](*inputs, **options)]
+    if name == "custom_linear_solve":
+        return _solved(equation.params, inputs, side)
     if name == "reduce_precision":
         return [inputs[0]]
     if name == "convert_element_type" and is_float(shaped(equation.outvars[0])):
@@ -86,7 +91,8 @@ def lifted_equation(equation: JaxprEqn, inputs: list[Any], run: Any, side: int =
     if name == "bitcast_convert_type":  # bits are those of the dtype
         narrow = jnp.asarray(inputs[0], shaped(equation.invars[0]).dtype)
         return [widen(value) for value in compute(equation, [narrow])]
-    wider = {key: _widened(value) for key, value in equation.params.items()}
+    widening = _combining if name in REDUCTIONS else _widened
+    wider = {key: widening(value) for key, value in equation.params.items()}
     if any(wider[key] is not equation.params[key] for key in wider):
         equation = equation.replace(params=wider)
         return [widen(value) for value in compute(equation, inputs)]
@@ -102,3 +108,33 @@ def _widened(value: Any) -> Any:
     except TypeError:
         return value
     return np.dtype(np.float64) if narrow else value
+
+
+def _combining(value: Any) -> Any:
+    """A program of two numbers in float64; anything else as it is."""
+    if not hasattr(value, "eqns") and not hasattr(value, "jaxpr"):
+        return value
+    closed = value if hasattr(value, "consts") else ClosedJaxpr(value, ())
+    shapes = [shaped(variable) for variable in closed.jaxpr.invars]
+    wide = [jax.ShapeDtypeStruct(s.shape, np.float64 if is_float(s) else s.dtype) for s in shapes]
+    found = jax.make_jaxpr(lambda *numbers: lifted(closed, numbers))(*wide)
+    return found if closed is value else found.jaxpr
+
+
+def _solved(params: dict[str, Any], inputs: Sequence[Any], side: int) -> list[Any]:
+    """The solution of a linear system, whose matrix and whose solver are programs."""
+    programs, rest, functions = params["jaxprs"], list(inputs), {}
+    for name, count in params["const_lengths"]._asdict().items():
+        constants, rest, program = rest[:count], rest[count:], getattr(programs, name)
+        run = functools.partial(
+            lambda program, constants, b: lifted(program, [*constants, *b], side), program, constants
+        )
+        functions[name] = run if program is not None else None
+    transposed = functions["transpose_solve"]
+    return jax.lax.custom_linear_solve(
+        functions["matvec"],
+        rest,
+        lambda _, b: functions["solve"](b),
+        transposed and (lambda _, b: transposed(b)),
+        symmetric=programs.vecmat is programs.matvec,
+    )

@@ -156,7 +156,7 @@ class Places:
     def stressed(self) -> list[Place]:
         """Points with one leaf at a time tiny, large, huge: of this magnitude throughout, with both signs."""
         places: list[Place] = []
-        if self.case.options.at == "given":
+        if self.case.options.at == "given" or self.case.traits.waits:
             return places
         count = len(self.given)
         for step, stress in enumerate((None, *STRESS) if not self.case.large else STRESS[::2]):

@@ -156,6 +156,13 @@ def calls_back(program: Any) -> bool:
     return any("callback" in equation.primitive.name for equation in equations(program))
 
 
+def waits(program: Any) -> bool:
+    """Whether the program has a loop that goes on until floats say so."""
+    loops = (equation for equation in equations(program) if equation.primitive.name == "while")
+    asked = (inside for loop in loops for inside in equations(loop.params["cond_jaxpr"]))
+    return any(is_float(shaped(variable)) for equation in asked for variable in equation.invars)
+
+
 def narrowings(program: Any) -> Iterator[float]:
     """The spacings of the floats narrower than float64 that a program computes or holds, anywhere in it."""
     for constant in getattr(program, "consts", ()):
