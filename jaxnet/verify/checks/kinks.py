@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.differentiator import PERTURBATIONS
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import largest, limit_of
 
-ROUNDS = 4  # of sampling the gradients beside a point, until a candidate among them is found
+PATIENCE = 6  # how often more gradients beside a point are sampled in vain
 AFFINE = 1e-4  # how far from the affine hull of the gradients beside a point a candidate may be, relative
 
 
@@ -25,32 +26,50 @@ class Beside(NamedTuple):
     """Gradients right beside a point, which span Clarke's subdifferential of a function that is continuous there.
 
     Attributes:
-        samples: for each leaf, one gradient a row.
-        kinked: for each leaf, where they jump.
-        singular: for each leaf, where they grow the nearer they are: there is nothing to be right about.
+        wide: for each leaf, gradients at some distance, one a row.
+        close: for each leaf, those in the same directions a thousand times closer.
+        jump: what they differ by, relative to the largest, where they do jump.
         slack: how far outside of them a number still counts as between, relative to the largest: it allows for the bend
             of a smooth function and for rounding.
     """
 
-    samples: Leaves
-    kinked: Leaves
-    singular: Leaves
+    wide: Leaves
+    close: Leaves
+    jump: float
     slack: float
 
     def bounds(self, leaf: int) -> tuple[Floats, Floats]:
         """The least and the largest gradient, element by element."""
-        samples = self.samples[leaf]
+        samples = self.samples(leaf)
         known = np.isfinite(samples)
         return np.where(known, samples, np.inf).min(axis=0), np.where(known, samples, -np.inf).max(axis=0)
 
+    def samples(self, leaf: int) -> Floats:
+        """All gradients, one a row."""
+        return np.concatenate([self.wide[leaf], self.close[leaf]])
+
+    def kinked(self, leaf: int) -> Floats:
+        """Where they jump: a smooth function's differ a thousand times less a thousand times closer."""
+        jump, closer, jumps = self._jumps(leaf)
+        with np.errstate(all="ignore"):
+            return jumps & (0.5 * jump < closer) & (closer < 2 * jump)
+
+    def singular(self, leaf: int) -> Floats:
+        """Where they grow the nearer they are: there is nothing to be right about."""
+        jump, closer, jumps = self._jumps(leaf)
+        with np.errstate(all="ignore"):
+            return ~(np.isfinite(jump) & np.isfinite(closer)) | (jumps & (closer >= 2 * jump))
+
+    def _jumps(self, leaf: int) -> tuple[Floats, Floats, Floats]:
+        (low, high), (c, d) = _bounds(self.wide[leaf]), _bounds(self.close[leaf])
+        with np.errstate(all="ignore"):
+            return high - low, d - c, high - low > self.jump * _largest(low, high)
+
     def joined(self, other: "Beside") -> "Beside":
         """What both have seen."""
-        samples = [np.concatenate(pair) for pair in zip(self.samples, other.samples, strict=True)]
-        kinked, singular = (
-            [a | b for a, b in zip(*pair, strict=True)]
-            for pair in ((self.kinked, other.kinked), (self.singular, other.singular))
-        )
-        return Beside(samples, kinked, singular, self.slack)
+        both = zip((self.wide, self.close), (other.wide, other.close), strict=True)
+        wide, close = ([np.concatenate(pair) for pair in zip(*pairs, strict=True)] for pairs in both)
+        return self._replace(wide=wide, close=close)
 
 
 def steps(trial: Trial) -> Steps | None:
@@ -63,27 +82,32 @@ def steps(trial: Trial) -> Steps | None:
     return Steps(256 * trial.unit, 16 * trial.unit, 1e-2) if trial.unit < HALF else None
 
 
-def beside(trial: Trial, comparison: Comparison) -> Beside | None:
-    """The gradients right beside a point; None where they cannot be had, or the function is not continuous there.
-
-    Where the function is smooth, the gradients a thousand times closer differ a thousand times less; at a kink not.
-    """
+def beside(trial: Trial, comparison: Comparison, leaf: int | None, directions: Floats) -> Beside | None:
+    """The gradients right beside a point; None where they cannot be had, or the function is not continuous there."""
     how = steps(trial)
     if how is None or trial.function.mode == "differences":
         return None
     if not all(np.isfinite(output).all() for output in comparison.truth.outputs):
         return None
-    wide, close = (trial.function.beside(comparison.place, step) for step in (how.wide, how.close))
-    kinked, singular = [], []
-    for far, near in zip(wide, close, strict=True):
-        (a, b), (c, d) = _bounds(far), _bounds(near)
-        with np.errstate(all="ignore"):
-            jump, closer = b - a, d - c
-            jumps = jump > how.jump * _largest(a, b)
-            kinked.append(jumps & (0.5 * jump < closer) & (closer < 2 * jump))
-            singular.append(~(np.isfinite(jump) & np.isfinite(closer)) | (jumps & (closer >= 2 * jump)))
-    samples = [np.concatenate(pair) for pair in zip(wide, close, strict=True)]
-    return Beside(samples, kinked, singular, max(how.jump, limit_of(trial.unit) * trial.unit))
+    wide, close = trial.function.beside(comparison.place, (how.wide, how.close), leaf, directions)
+    return Beside(wide, close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit))
+
+
+def _all_around(trial: Trial) -> Floats:
+    """Directions in which the later elements go the farther, and random ones."""
+    size = max(leaf.size for leaf in trial.case.differentiated)
+    ramp = 0.5 + np.arange(size) / size
+    return np.asarray([ramp, -ramp, *trial.generator.uniform(-1, 1, (PERTURBATIONS - 2, size))])
+
+
+def _towards(trial: Trial, mask: Floats) -> Floats:
+    """Directions in which some elements of a mask are the first, the last or in the midst of all."""
+    generator, size = trial.generator, mask.size
+    directions = 0.5 * generator.uniform(-1, 1, (PERTURBATIONS, size))
+    for direction in directions:
+        chosen = generator.choice(np.flatnonzero(mask), (mask.sum() + 1) // 2, replace=False)
+        direction[chosen] = generator.choice((1.0, 0.0, 0.0, -1.0), len(chosen)) + 1e-2 * direction[chosen]
+    return directions
 
 
 def _bounds(samples: Floats) -> tuple[Floats, Floats]:
@@ -120,20 +144,31 @@ def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comp
     """
     doubtful = {leaf: _doubtful(trial, comparison, leaf, usual.truth.largest(leaf)) for leaf in leaves}
     unknown = {leaf: ~np.isfinite(comparison.truth.gradient[leaf]) for leaf in leaves}
-    around = beside(trial, comparison) if any(mask.any() for mask in doubtful.values()) else None
+    looked = any(mask.any() for mask in doubtful.values())
+    around = beside(trial, comparison, None, _all_around(trial)) if looked else None
     if around is None:
         return Settled({leaf: comparison.wrong(leaf) for leaf in leaves}, unknown, None)
-    for _ in range(ROUNDS):
-        wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
-        kinked = any((mask & around.kinked[leaf]).any() for leaf, mask in wrong.items())
-        special = comparison.place.role == "special" and any(mask.any() for mask in wrong.values())
-        more = beside(trial, comparison) if kinked or special else None
+    for leaf in leaves:
+        around = _with_more(trial, comparison, leaf, doubtful[leaf], around)
+    wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
+    unknown = {leaf: mask & around.singular(leaf) for leaf, mask in unknown.items()}
+    return Settled(wrong, unknown, around)
+
+
+def _with_more(trial: Trial, comparison: Comparison, leaf: int, doubtful: Floats, around: Beside) -> Beside:
+    """More gradients beside the point, as long as they explain more elements of a leaf that seem to be wrong."""
+    patience, vain = (1 if trial.case.large else PATIENCE), 0
+    wrong = _outside(comparison, leaf, around, doubtful)
+    while vain < patience and wrong.any():
+        if comparison.place.role != "special" and not (wrong & around.kinked(leaf)).any():
+            break
+        more = beside(trial, comparison, leaf, _towards(trial, wrong))
         if more is None:
             break
-        around = around.joined(more)
-    wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
-    unknown = {leaf: mask & around.singular[leaf] for leaf, mask in unknown.items()}
-    return Settled(wrong, unknown, around)
+        around, before = around.joined(more), wrong.sum()
+        wrong = _outside(comparison, leaf, around, doubtful)
+        vain = 0 if wrong.sum() < before else vain + 1
+    return around
 
 
 def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> Floats:
@@ -156,9 +191,9 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:
     """The doubtful elements that the gradients right beside the point do not explain."""
-    (low, high), kinked = around.bounds(leaf), around.kinked[leaf]
+    (low, high), kinked = around.bounds(leaf), around.kinked(leaf)
     found, expected = comparison.answer(leaf), comparison.truth.gradient[leaf]
-    doubtful = doubtful & ~around.singular[leaf]
+    doubtful = doubtful & ~around.singular(leaf)
     with np.errstate(all="ignore"):
         # Where nothing jumps, the gradient goes on as it comes nearer: by less than it has changed already.
         slack = around.slack * _largest(low, high) + np.where(kinked, 0, high - low)
@@ -175,7 +210,8 @@ def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats
 
 def _in_affine_hull(found: Floats, leaf: int, around: Beside) -> bool:
     """Whether the gradient as a whole may be a mixture of those beside the point; they must be enough to tell."""
-    samples = around.samples[leaf].reshape(len(around.samples[leaf]), -1)
+    samples = around.samples(leaf)
+    samples = samples.reshape(len(samples), -1)
     samples = samples[np.isfinite(samples).all(axis=1)]
     if len(samples) < 2 or not np.isfinite(found).all():
         return True
@@ -193,7 +229,7 @@ def _in_affine_hull(found: Floats, leaf: int, around: Beside) -> bool:
 
 def convention(comparison: Comparison, leaf: int, path: str, around: Beside) -> str:
     """The convention that the candidate follows at the kinks of a leaf, in a sentence; empty if it has no kinks."""
-    kinked = around.kinked[leaf]
+    kinked = around.kinked(leaf)
     if not kinked.any():
         return ""
     index = tuple(int(i) for i in np.argwhere(kinked)[0])

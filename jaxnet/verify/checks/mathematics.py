@@ -92,7 +92,7 @@ def _at_special_point(
         if not np.isfinite(comparison.answer(i)[bad]).all():
             text = "it is NaN or infinite at this point, where the right value is finite: look for a division by 0"
             yield _told(comparison, i, path, "non_finite", text, bad)
-        elif around is not None and (bad & around.kinked[i]).any():
+        elif around is not None and (bad & around.kinked(i)).any():
             said = convention(comparison, i, path, around)
             low, high = around.bounds(i)
             found = comparison.answer(i)

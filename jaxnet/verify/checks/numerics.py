@@ -113,13 +113,20 @@ def _worst(hearing: Hearing, own: list[Comparison], leaf: int) -> Finding | None
                 continue  # a function need not be itself where its squares underflow
             if verdict.wrong[leaf].any():
                 return _wrong_already(hearing, exact, leaf, verdict.wrong[leaf])
-            bad = bad & ~exact.wrong(leaf) & ~verdict.unknown[leaf]
+            bad = bad & ~exact.wrong(leaf) & ~verdict.unknown[leaf] & _lost(worst, exact, leaf)
             if verdict.around is not None:
-                bad = bad & ~verdict.around.kinked[leaf] & ~verdict.around.singular[leaf]
+                bad = bad & ~verdict.around.kinked(leaf) & ~verdict.around.singular(leaf)
             if not bad.any():
                 continue
         return _precision(worst, leaf, path, bad, hearing.trial.case.differentiated[leaf].dtype)
     return None
+
+
+def _lost(own: Comparison, exact: Comparison, leaf: int) -> Floats:
+    """Where the answer is another one than in float64, and not only another one than autodiff's."""
+    with np.errstate(all="ignore"):
+        error = np.abs(own.answer(leaf) - own.truth.gradient[leaf])
+        return ~(np.abs(own.answer(leaf) - exact.answer(leaf)) <= 0.1 * error)
 
 
 def _wrong_already(hearing: Hearing, exact: Comparison, leaf: int, bad: Floats) -> Finding:

@@ -341,6 +341,8 @@ def with_casts_lifted(case: Case) -> Case:
         point, fixed = widened(case.differentiated), case.fixed_in(True)
         cotangent = [np.zeros(shape.shape) for shape in case.outputs]
         function, candidate = case.function, case.candidate
+        if (function.mixed or candidate.mixed) and not _is_traced(case, point, fixed, cotangent):
+            jax.clear_caches()  # a program of the user's may hold an array of theirs in another dtype
         if function.traced and _narrow(function._floats, point, fixed):
             function = replace(function, lift=True)
         if case.options.native:
@@ -353,6 +355,17 @@ def with_casts_lifted(case: Case) -> Case:
     return case._replace(function=function, candidate=candidate)
 
 
+def _is_traced(case: Case, *leaves: Leaves) -> bool:
+    """Whether function and candidate can be traced with such leaves."""
+    try:
+        if case.function.traced:
+            jax.eval_shape(lambda *leaves: case.function._floats(*leaves), *leaves[:2])
+        jax.eval_shape(lambda *leaves: case.candidate.leaves(case.layout, *leaves), *leaves)
+    except Exception:  # why not is told where it is run
+        return False
+    return True
+
+
 def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:
     """The dtypes of cotangents that the candidate takes: none in particular, or, as autodiff does, the outputs'.
 
@@ -360,7 +373,10 @@ def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:
     """
     if not case.function.traced or case.candidate.wants is None:
         return ()
-    outputs = jax.eval_shape(lambda *given: case.function._floats(*given), *leaves[:2])
+    try:
+        outputs = jax.eval_shape(lambda *given: case.function._floats(*given), *leaves[:2])
+    except Exception:  # a function that cannot be traced in float64 is judged in the user's own dtypes
+        return ()
     for takes in ((), tuple(output.dtype for output in outputs)):
         candidate = replace(case.candidate, mixed=False, takes=takes)
         try:

@@ -188,19 +188,23 @@ class Differentiator:
             return truth.in_unit(unit).noise
         return [_largest_change(stack[1:], stack[0]) + unit * largest(stack[0]) for stack in moved]
 
-    def beside(self, place: Place, step: float) -> Leaves:
+    def beside(self, place: Place, steps: tuple[float, ...], leaf: int | None, directions: Floats) -> list[Leaves]:
         """Gradients right beside a point: inputs and intermediate results moved a relative step, zeros a step of 1.
 
-        In every other of them all elements of a result go the same way.
+        Args:
+            place: the point.
+            steps: how far it is gone, in the same directions.
+            leaf: that goes in the given directions, the others in random ones; None if everything does.
+            directions: one a row, each for one gradient.
         """
         leaves = self._as_run(place.point, place.cotangent)
         with precision(self.exact):
             moving = _moving(self.case.function, self.mode, self.exact, False, described(*leaves))
-            ways, starts = moving.slots.parts(self.generator), moving.slots.starts(self.generator, PERTURBATIONS)
-            units = step * self.generator.choice((-1.0, 1.0), starts.shape)
-            starts[::2] = len(ways) - moving.slots.longest
-            units[0], units[2] = step, -step
-            return self._run(moving, leaves, units, (ways, starts), at_zero=1.0)[1]
+            ways, begins = moving.slots.parts(self.generator, directions)
+            starts = moving.slots.starts(self.generator, len(directions))
+            starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
+            units = np.ones(starts.shape)
+            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0)[1] for step in steps]
 
     def _moved(self, place: Place, unit: float, at_inputs: list[float] | None = None) -> tuple[Leaves, Leaves]:
         """Outputs and gradients, one a row, where everything is moved by a unit in its last place."""

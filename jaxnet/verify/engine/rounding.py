@@ -50,7 +50,7 @@ class Moves(NamedTuple):
     way. The ways of all results are pieces of one row of random numbers, so that a program has little to compute.
 
     Attributes:
-        ways: between -1 and 1, in a row: random ones, and behind them those by which all elements go the same way.
+        ways: mostly between -1 and 1, in a row: random ones, and behind them some that are chosen.
         starts: for each place in the program, where in it its ways begin.
         units: for each place, the relative step.
         at_zero: the size of zeros.
@@ -101,10 +101,11 @@ class Slots:
         """Ways by which each element goes a whole step up or down: what rounding may do."""
         return signs(generator, (self.longest + STARTS,))
 
-    def parts(self, generator: np.random.Generator) -> Floats:
-        """Ways by which no two elements stay equal; the last are those by which the later go the farther."""
+    def parts(self, generator: np.random.Generator, pieces: Sequence[Floats]) -> tuple[Floats, list[int]]:
+        """Ways by which no two elements stay equal, and behind them given ones; and where each of these begins."""
         random = generator.uniform(-1, 1, self.longest + STARTS)
-        return np.concatenate([random, 0.5 + np.arange(self.longest) / self.longest])
+        padded = [np.resize(piece, self.longest) for piece in pieces]
+        return np.concatenate([random, *padded]), [len(random) + i * self.longest for i in range(len(pieces))]
 
     def starts(self, generator: np.random.Generator, rows: int) -> Floats:
         """Where the ways of each place begin, for some moves of the whole program."""
