@@ -14,8 +14,8 @@ from experiments.specimens.specimen import Specimen
 
 STEP, THRESHOLD = 1e-7, 1e-7
 ALLCLOSE, CENTRAL, ONE_SIDED = "np.allclose", "central differences", "one-sided differences"
-CHECK_GRADS, FORWARD, REVERSE = "check_grads", "check_grads, fwd alone", "check_grads, rev alone"
-PEERS = (CHECK_GRADS, FORWARD, REVERSE, ALLCLOSE, CENTRAL, ONE_SIDED)
+CHECK_GRADS = "check_grads"
+PEERS = (CHECK_GRADS, ALLCLOSE, CENTRAL, ONE_SIDED)
 
 
 class Case(NamedTuple):
@@ -81,8 +81,8 @@ def _raises(check: Callable[[], Any]) -> bool:
     return False
 
 
-def by_reverse_mode(case: Case) -> bool:
-    """`check_grads` of a function whose `jax.custom_vjp` is the rule."""
+def by_check_grads(case: Case) -> bool:
+    """`check_grads` of a function whose `jax.custom_vjp` is the rule, in reverse mode: it has no other."""
     function, backward = case.specimen.case.function, case.specimen.case.backward
 
     @jax.custom_vjp
@@ -95,33 +95,6 @@ def by_reverse_mode(case: Case) -> bool:
         check_grads(lambda *chosen: with_rule(*_replaced(case, chosen)), _chosen(case), order=1, modes=("rev",))
 
     return _raises(check)
-
-
-def by_forward_mode(case: Case) -> bool | None:
-    """`check_grads` of a function whose `jax.custom_jvp` is the rule, transposed; None if it cannot be transposed.
-
-    What a rule adds without regard to the cotangent is lost in transposition, so that forward mode cannot see it.
-    """
-    function, backward = case.specimen.case.function, case.specimen.case.backward
-
-    @jax.custom_jvp
-    def with_rule(*chosen: Any) -> Any:
-        return function(*_replaced(case, chosen))
-
-    @with_rule.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple:
-        args = _replaced(case, primals)
-        outputs = function(*args)
-
-        def pulled_back(cotangent: Any) -> tuple:
-            return tuple(_given_or_zero(backward(args, cotangent), args, i) for i in case.chosen)
-
-        return outputs, jax.linear_transpose(pulled_back, outputs)(tangents)[0]
-
-    chosen = _chosen(case)
-    if _raises(lambda: jax.jvp(with_rule, chosen, chosen)):
-        return None
-    return _raises(lambda: check_grads(with_rule, chosen, order=1, modes=("fwd",)))
 
 
 def by_allclose(case: Case) -> bool | None:
@@ -215,12 +188,9 @@ def _given_or_zero(answer: Any, args: tuple, i: int) -> Any:
 
 def by_peers(case: Case) -> dict[str, bool | None]:
     """What the judges other than `jaxnet.verify` say: whether they object."""
-    forward, reverse = by_forward_mode(case.untouched()), by_reverse_mode(case.untouched())
     central, one_sided = by_differences(case.untouched())
     return {
-        CHECK_GRADS: bool(forward) or reverse,
-        FORWARD: forward,
-        REVERSE: reverse,
+        CHECK_GRADS: by_check_grads(case.untouched()),
         ALLCLOSE: by_allclose(case.untouched()),
         CENTRAL: central,
         ONE_SIDED: one_sided,
