@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnet.verify.engine.cancellation import cancelled
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.differentiator import PERTURBATIONS
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
@@ -147,7 +148,7 @@ def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comp
     looked = any(mask.any() for mask in doubtful.values())
     around = beside(trial, comparison, None, _all_around(trial)) if looked else None
     if around is None:
-        return Settled({leaf: comparison.wrong(leaf) for leaf in leaves}, unknown, None)
+        return Settled({leaf: comparison.wrong(leaf) & doubtful[leaf] for leaf in leaves}, unknown, None)
     for leaf in leaves:
         around = _with_more(trial, comparison, leaf, doubtful[leaf], around)
     wrong = {leaf: _outside(comparison, leaf, around, doubtful[leaf]) for leaf in leaves}
@@ -178,7 +179,7 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
     """
     gradient, how = comparison.truth.gradient[leaf], steps(trial)
     if comparison.place.role != "special" or how is None or trial.function.mode == "differences":
-        return comparison.wrong(leaf)
+        return comparison.wrong(leaf) & ~cancelled(trial.function, comparison, leaf)
     nearby = trial.function.nearby(comparison.place, how.wide)
     scale = max(comparison.truth.largest(leaf), *(largest(near[leaf]) for near in nearby))
     with np.errstate(all="ignore"):

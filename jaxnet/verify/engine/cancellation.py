@@ -15,12 +15,14 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
+from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.differentiator import PERTURBATIONS, Differentiator
 from jaxnet.verify.engine.places import Place
-from jaxnet.verify.engine.precision import Leaves, compiled, in_float64, is_float, widened
+from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, in_float64, is_float, widened
 from jaxnet.verify.engine.program import compute, inner
 from jaxnet.verify.engine.rounding import Moves, Slots
 
+NEARLY = 1e-3  # relative, what cancels may be off by
 Marked = tuple[Any, bool]  # a value, or where it depends on the cotangent its magnitude, and whether it does
 
 
@@ -34,6 +36,17 @@ def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leav
         magnitudes, gradient, moved = map(widened, run(leaves, ways, starts, at_places))
         changes = [np.abs(stack - leaf).max(axis=0) for stack, leaf in zip(moved, gradient, strict=True)]
         return [max(units) * m + np.nan_to_num(change) for m, change in zip(magnitudes, changes, strict=True)]
+
+
+def cancelled(function: Differentiator, comparison: Comparison, leaf: int) -> Floats:
+    """The elements that are nearly right, and off by no more than float64 loses in them by whatever formula."""
+    with np.errstate(all="ignore"):
+        expected = comparison.truth.gradient[leaf]
+        error = np.abs(comparison.answer(leaf) - expected)
+        nearly = comparison.wrong(leaf) & (error < NEARLY * np.abs(expected))
+        if not nearly.any() or not function.exact or function.mode != "reverse":
+            return np.zeros(expected.shape, bool)
+        return nearly & (error <= comparison.limit * lost(function, comparison.place, [DOUBLE])[leaf])
 
 
 @memoized
