@@ -168,6 +168,62 @@ def test_forgotten_epsilon_is_no_loss_of_digits(key):
     assert "precision" not in {finding.kind for finding in report.findings}
 
 
+def test_mask_that_the_gradient_does_not_read_is_named(key):
+    mask = jnp.asarray([[True, True, False], [True, False, False]])
+    report = verify_vjp(
+        lambda x: jnp.where(mask, x, 0).sum(axis=1) / mask.sum(axis=1).astype(x.dtype),
+        lambda args, ct: (jnp.broadcast_to(ct[:, None] / 3, args[0].shape),),
+        normal(2, 3),
+        key=key,
+    )
+    assert first(report).kind == "mask"
+    assert "true everywhere" in first(report).explanation
+
+
+def test_elements_that_get_the_gradient_of_others_are_named(key):
+    order = np.asarray([0, 3, 2, 5, 1, 4])
+    report = verify_vjp(lambda x: x**3, lambda args, ct: ((3 * ct * args[0] ** 2)[order],), normal(6), key=key)
+    assert first(report).kind == "axis"
+
+
+def test_cotangents_that_are_read_from_other_places_are_named(key):
+    """Every second cotangent belongs to an element; the candidate takes the first ones."""
+    weight = normal(3, seed=1)
+    report = verify_vjp(
+        lambda x: jnp.zeros(6, x.dtype).at[::2].set(weight.astype(x.dtype) * x),
+        lambda args, ct: (weight.astype(ct.dtype) * ct[:3],),
+        normal(3),
+        key=key,
+    )
+    assert first(report).kind == "axis"
+    assert "cotangent 1 is treated as 2 should be" in first(report).explanation
+
+
+def test_sum_of_another_leaf_is_named(key):
+    wrong = changed(lambda gx, gw, gb, args, ct: (gx, gw, gw.sum(axis=1)))
+    report = verify_vjp(dense, wrong, *dense_args(), key=key)
+    assert first(report).kind == "structure"
+    assert "summed along its axis 1" in first(report).explanation
+
+
+def recurrent(x, h, weight):
+    for x_t in x:
+        h = jnp.tanh(x_t + weight @ h)
+    return h
+
+
+def test_state_that_is_carried_back_by_one_step_alone_is_named(key):
+    def backward(args, ct):
+        x, h, weight = args
+        last = jax.lax.stop_gradient(recurrent(x[:-1], h, weight))
+        dx, _, dweight = jax.vjp(lambda x, h, weight: jnp.tanh(x + weight @ h), x[-1], last, weight)[1](ct)
+        return jnp.zeros_like(x).at[-1].set(dx), jnp.zeros_like(h), dweight
+
+    report = verify_vjp(recurrent, backward, normal(4, 3), normal(3, seed=1), normal(3, 3, seed=2), key=key)
+    kinds = {finding.path: finding.kind for finding in report.findings}
+    assert kinds["[2]"] == "missing_term"
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.float64
 def test_nonsense_is_not_explained(seed, key):

@@ -380,3 +380,36 @@ def test_diagnosis_of_a_deep_function_is_bounded(key):
 
     found = first(verify_vjp(deep, backward, normal(3, 4), normal(4, 4, seed=1, scale=0.4), key=key))
     assert (found.path, found.kind) == ("[1]", "unknown")
+
+
+def test_array_that_another_program_holds_in_another_dtype_stops_nothing():
+    """JAX knows an array of NumPy in one dtype as long as a program with it lives, such as the one compiled here."""
+    indices = np.arange(3)[::-1] % 3
+
+    def function(x):
+        return x[:, np.arange(3), indices].sum(axis=1)
+
+    def backward(args, ct):
+        return (jnp.zeros_like(args[0]).at[:, np.arange(3), indices].add(ct[:, None]),)
+
+    with jax.enable_x64(False):
+        x = jnp.ones((2, 3, 3))
+        users = jax.jit(function)
+        users(x)
+        report = verify_vjp(users, backward, x, key=jax.random.key(0))
+    report.raise_if_failed()
+    assert "in float64" in report.conditions["judged"]
+
+
+def test_what_cancels_by_whatever_formula_is_nobody_s_mistake(key):
+    """The larger of two has p (ct - Σ p ct); autodiff of a softmax that subtracts the maximum has no such sum."""
+
+    def shifted_softmax(z):
+        e = jnp.exp(z - z.max())
+        return e / e.sum()
+
+    def backward(args, ct):
+        p = shifted_softmax(args[0])
+        return (p * (ct - (p * ct).sum()),)
+
+    verify_vjp(shifted_softmax, backward, jnp.asarray([0.0, 20.0], "float32"), key=key).raise_if_failed()

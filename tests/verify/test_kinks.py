@@ -139,3 +139,27 @@ def test_convention_follows_the_cotangent(key):
     report = verify_vjp(relu, relu_rule(-0.25), z, key=key)
     assert np.asarray(first(report).index) >= 0
     assert kind(report) == "kink"
+
+
+@pytest.mark.parametrize("winner", ["first", "last", "shared"])
+def test_winner_of_many_that_are_equal_is_a_convention(winner, key):
+    """Of so many directions that one goes from a tie few lead to a given element."""
+
+    def backward(args, ct):
+        chosen = args[0] == args[0].max(axis=-1, keepdims=True)
+        if winner == "shared":
+            return (ct[:, None] * chosen.astype(ct.dtype) / chosen.sum(axis=-1, keepdims=True, dtype=ct.dtype),)
+        index = chosen.argmax(axis=-1) if winner == "first" else 11 - chosen[:, ::-1].argmax(axis=-1)
+        return (ct[:, None] * jax.nn.one_hot(index, 12, dtype=ct.dtype),)
+
+    verify_vjp(lambda x: x.max(axis=-1), backward, jnp.zeros((3, 12), "float32"), key=key).raise_if_failed()
+
+
+def test_bound_that_meets_its_argument_is_no_loss_of_precision(key):
+    x = jnp.asarray([1.0, 2.0, 3.0], "float32")
+    bound = jnp.asarray([0.0, 2.0, 4.0], "float32")
+
+    def backward(args, ct):
+        return jnp.where(args[0] >= args[1], ct, 0), jnp.where(args[0] < args[1], ct, 0)
+
+    verify_vjp(jnp.maximum, backward, x, bound, key=key).raise_if_failed()

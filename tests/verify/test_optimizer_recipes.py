@@ -323,7 +323,12 @@ def test_values_of_all_numbers_are_simulated_at_once():
 
 
 def test_value_has_as_few_digits_as_say_it():
-    assert [rounded(x) for x in (0.97 + 1e-12, 0.99987, 0.8984375, 1e-8 * (1 + 1e-9))] == [0.97, 0.99987, 0.8984375, 1e-8]
+    assert [rounded(x) for x in (0.97 + 1e-12, 0.99987, 0.8984375, 1e-8 * (1 + 1e-9))] == [
+        0.97,
+        0.99987,
+        0.8984375,
+        1e-8,
+    ]
 
 
 def test_every_mistake_that_explains_the_updates_is_listed_the_value_first():

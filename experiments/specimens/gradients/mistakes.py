@@ -935,4 +935,82 @@ def gradient_with_an_axis_in_front(ct, a, y):
     return da[None], dy
 
 
+# missing_factor ------------------------------------------------------------------------------------------------------
+
+
+@planted("missing_factor", of=AFFINE)
+def gain_left_out_of_the_input_gradient(ct, x, gain, shift):
+    """y = gain x + shift, and the cotangent is handed on to x without the gain."""
+    return ct, (ct * x).sum(axis=0), ct.sum(axis=0)
+
+
+# accumulation --------------------------------------------------------------------------------------------------------
+
+ROWS = jnp.asarray([2, 0, 2, 3, 0])
+EMBEDDING = Function("embedding", lambda table: table[ROWS], lambda g, scale: (normal(g, 4, 3, scale=scale),))
+
+
+@planted("accumulation", of=EMBEDDING)
+def rows_that_are_read_twice_overwritten(ct, table):
+    """The cotangents of a row that is read twice overwrite one another, where they must be added."""
+    return (jnp.zeros_like(table).at[ROWS].set(ct),)
+
+
+# mask ----------------------------------------------------------------------------------------------------------------
+
+MASKED_MEAN = Function(
+    "batching",
+    lambda x, mask: jnp.where(mask, x, 0).sum(axis=1) / mask.sum(axis=1),
+    lambda g, scale: (normal(g, 4, 6, scale=scale), jnp.arange(6) < jnp.asarray([[6], [3], [4], [2]])),
+)
+
+
+@planted("mask", of=MASKED_MEAN)
+def mean_shared_with_the_padding(ct, x, mask):
+    """The mean is of the steps that the mask lets through; its gradient is that of the mean of all."""
+    return jnp.broadcast_to(ct[:, None] / x.shape[1], x.shape), None
+
+
+# axis ----------------------------------------------------------------------------------------------------------------
+
+ROLLED = Function("batching", lambda x: jnp.roll(x, 1, axis=1), lambda g, scale: (normal(g, 3, 5, scale=scale),))
+
+
+@planted("axis", of=ROLLED)
+def steps_rolled_back_by_one_too_many(ct, x):
+    """The steps are rolled by one, and the cotangent is rolled back by two."""
+    return (jnp.roll(ct, -2, axis=1),)
+
+
+# value ---------------------------------------------------------------------------------------------------------------
+
+
+def root_mean_square_norm(x, epsilon=0.1):
+    """x divided by the root of its mean square."""
+    return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
+
+
+ROOT_MEAN_SQUARE = Function("normalization", root_mean_square_norm, lambda g, scale: (normal(g, 5, 4, scale=scale),))
+
+
+@planted("value", "0.02", of=ROOT_MEAN_SQUARE)
+def another_epsilon_than_in_the_forward_pass(ct, x):
+    """ε is 0.02 in the gradient and 0.1 in the function."""
+    return jax.vjp(lambda x: root_mean_square_norm(x, 0.02), x)[1](ct)
+
+
+# omission ------------------------------------------------------------------------------------------------------------
+
+
+def direction(x):
+    """x divided by its length."""
+    return x / jnp.sqrt((x**2).sum(axis=-1, keepdims=True))
+
+
+@planted("omission", "sqrt", of=Function("normalization", direction, ROOT_MEAN_SQUARE.arguments))
+def root_of_the_length_left_out(ct, x):
+    """The gradient is that of x divided by its squared length."""
+    return jax.vjp(lambda x: x / (x**2).sum(axis=-1, keepdims=True), x)[1](ct)
+
+
 MISTAKES: tuple[Specimen, ...] = tuple(catalogue.specimens)

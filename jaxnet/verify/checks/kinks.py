@@ -177,9 +177,9 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
 
     What rounding does is no measure at a kink, where it changes everything: every difference is doubtful there.
     """
-    gradient, how = comparison.truth.gradient[leaf], steps(trial)
+    gradient, how, excused = comparison.truth.gradient[leaf], steps(trial), cancelled(trial.function, comparison, leaf)
     if comparison.place.role != "special" or how is None or trial.function.mode == "differences":
-        return comparison.wrong(leaf) & ~cancelled(trial.function, comparison, leaf)
+        return comparison.wrong(leaf) & ~excused
     nearby = trial.function.nearby(comparison.place, how.wide)
     scale = max(comparison.truth.largest(leaf), *(largest(near[leaf]) for near in nearby))
     with np.errstate(all="ignore"):
@@ -187,7 +187,7 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
         jumps = [~(np.abs(near[leaf] - gradient) <= how.jump * scale + bend) for near in nearby]
     # Where autodiff is not finite the gradients beside decide, but only at a point that somebody asked about.
     known = np.isfinite(gradient) | (comparison.place.name == "given")
-    return (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known
+    return (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known & ~excused
 
 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:

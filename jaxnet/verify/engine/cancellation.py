@@ -22,7 +22,7 @@ from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, in_
 from jaxnet.verify.engine.program import compute, inner
 from jaxnet.verify.engine.rounding import Moves, Slots
 
-NEARLY = 1e-3  # relative, what cancels may be off by
+NEARLY, TINY = 1e-3, 1e-9  # what cancels may be off by, relative to the gradient or to the cotangent
 Marked = tuple[Any, bool]  # a value, or where it depends on the cotangent its magnitude, and whether it does
 
 
@@ -39,14 +39,16 @@ def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leav
 
 
 def cancelled(function: Differentiator, comparison: Comparison, leaf: int) -> Floats:
-    """The elements that are nearly right, and off by no more than float64 loses in them by whatever formula."""
+    """The wrong elements, where all are nearly right, of which float64 may lose as much by whatever formula."""
     with np.errstate(all="ignore"):
         expected = comparison.truth.gradient[leaf]
         error = np.abs(comparison.answer(leaf) - expected)
-        nearly = comparison.wrong(leaf) & (error < NEARLY * np.abs(expected))
-        if not nearly.any() or not function.exact or function.mode != "reverse":
+        wrong = comparison.wrong(leaf)
+        sent = max(float(np.max(np.abs(c), initial=0)) for c in comparison.place.cotangent)
+        nearly = wrong.any() and bool((error < np.maximum(NEARLY * np.abs(expected), TINY * sent))[wrong].all())
+        if not nearly or not function.exact or function.mode != "reverse":
             return np.zeros(expected.shape, bool)
-        return nearly & (error <= comparison.limit * lost(function, comparison.place, [DOUBLE])[leaf])
+        return wrong & (error <= comparison.limit * lost(function, comparison.place, [DOUBLE])[leaf])
 
 
 @memoized

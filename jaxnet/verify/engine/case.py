@@ -1,5 +1,6 @@
 """What is to be judged: a function, a candidate for its derivative, and the point to judge it at."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.engine.constants import with_own_constants
+from jaxnet.verify.engine.constants import anew, with_own_constants
 from jaxnet.verify.engine.iteration import iterates
 from jaxnet.verify.engine.layout import Layout, take_apart
 from jaxnet.verify.engine.lifting import is_narrow, lifted
@@ -341,8 +342,9 @@ def with_casts_lifted(case: Case) -> Case:
         point, fixed = widened(case.differentiated), case.fixed_in(True)
         cotangent = [np.zeros(shape.shape) for shape in case.outputs]
         function, candidate = case.function, case.candidate
-        if (function.mixed or candidate.mixed) and not _is_traced(case, point, fixed, cotangent):
-            jax.clear_caches()  # a program of the user's may hold an array of theirs in another dtype
+        with contextlib.suppress(Exception):  # why it cannot be traced is told where it is run
+            mixed = function.mixed or candidate.mixed
+            anew(lambda: mixed and _trace(case, point, fixed, cotangent), mixed=mixed)
         if function.traced and _narrow(function._floats, point, fixed):
             function = replace(function, lift=True)
         if case.options.native:
@@ -355,15 +357,10 @@ def with_casts_lifted(case: Case) -> Case:
     return case._replace(function=function, candidate=candidate)
 
 
-def _is_traced(case: Case, *leaves: Leaves) -> bool:
-    """Whether function and candidate can be traced with such leaves."""
-    try:
-        if case.function.traced:
-            jax.eval_shape(lambda *leaves: case.function._floats(*leaves), *leaves[:2])
-        jax.eval_shape(lambda *leaves: case.candidate.leaves(case.layout, *leaves), *leaves)
-    except Exception:  # why not is told where it is run
-        return False
-    return True
+def _trace(case: Case, *leaves: Leaves) -> None:
+    if case.function.traced:
+        jax.eval_shape(lambda *leaves: case.function._floats(*leaves), *leaves[:2])
+    jax.eval_shape(lambda *leaves: case.candidate.leaves(case.layout, *leaves), *leaves)
 
 
 def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:

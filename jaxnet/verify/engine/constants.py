@@ -26,3 +26,18 @@ def with_own_constants(function: Callable[..., Any], *leaves: Any) -> Any:
     constants = [np.array(constant) if isinstance(constant, np.ndarray) else constant for constant in program.consts]
     found = jaxpr_as_fun(program.replace(consts=constants))(*flat)
     return jax.tree.unflatten(jax.tree.structure(outputs), found)
+
+
+def anew(run: Callable[[], Any], *, mixed: bool) -> Any:
+    """run(), once more if it raises where NumPy arrays are met in two precisions.
+
+    A program of the user's own, such as a function that they have compiled, may hold an array of theirs in the other
+    dtype: JAX is then made to forget it.
+    """
+    try:
+        return run()
+    except Exception:
+        if not mixed:
+            raise
+    jax.clear_caches()
+    return run()

@@ -12,6 +12,7 @@ import numpy as np
 from jaxnet.verify.engine import differences
 from jaxnet.verify.engine.autodiff import AUTODIFF, Mode, Shapes, described, program, values
 from jaxnet.verify.engine.case import Case, Function, memoized
+from jaxnet.verify.engine.constants import anew
 from jaxnet.verify.engine.iteration import CONVERGED, with_one_more_round
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, precision, spacing, widened
@@ -104,7 +105,8 @@ class Differentiator:
         """The function's outputs and its gradient by autodiff, as float64 arrays."""
         with precision(self.exact):
             run = program(self.case.function, self.mode, self.exact, self.large)
-            outputs, gradient = run(*self._as_run(point, cotangent))
+            leaves = self._as_run(point, cotangent)
+            outputs, gradient = anew(lambda: run(*leaves), mixed=self.case.function.mixed)
             return widened(outputs), widened(gradient)
 
     def outputs(self, point: Leaves) -> Leaves:

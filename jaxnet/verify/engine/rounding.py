@@ -101,8 +101,8 @@ class Slots:
         """Ways by which each element goes a whole step up or down: what rounding may do."""
         return signs(generator, (self.longest + STARTS,))
 
-    def parts(self, generator: np.random.Generator, pieces: Sequence[Floats]) -> tuple[Floats, list[int]]:
-        """Ways by which no two elements stay equal, and behind them given ones; and where each of these begins."""
+    def parts(self, generator: np.random.Generator, pieces: Floats) -> tuple[Floats, list[int]]:
+        """Ways by which no two elements stay equal, and behind them given ones, a row each; and where these begin."""
         random = generator.uniform(-1, 1, self.longest + STARTS)
         padded = [np.resize(piece, self.longest) for piece in pieces]
         return np.concatenate([random, *padded]), [len(random) + i * self.longest for i in range(len(pieces))]

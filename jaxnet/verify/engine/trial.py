@@ -12,6 +12,7 @@ import numpy as np
 from jaxnet.verify.engine.autodiff import Mode
 from jaxnet.verify.engine.case import Candidate, Case, memoized, with_casts_lifted
 from jaxnet.verify.engine.comparison import Comparison
+from jaxnet.verify.engine.constants import anew
 from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.layout import Layout
 from jaxnet.verify.engine.places import Place
@@ -69,7 +70,7 @@ def answer(case: Case, point: Leaves, cotangent: Leaves, *, exact: bool, traced:
         try:
             if traced:
                 run = _compiled(case.candidate, case.layout, exact, is_large(point))
-                leaves = run(point, fixed, cotangent)
+                leaves = anew(lambda: run(point, fixed, cotangent), mixed=case.candidate.mixed)
             else:
                 layout = case.layout
                 came = layout.as_came("differentiated", point), layout.as_came("fixed", fixed)

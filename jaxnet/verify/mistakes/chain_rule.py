@@ -16,6 +16,8 @@ from jaxnet.verify.mistakes.surgery import RUNS, Operation, Simulated, Site, Sur
 from jaxnet.verify.report import Kind
 
 ROUNDS = 64  # at most, of a mistake that is made more than once on the way
+ANOTHER = 200  # simulations after one that explains everything, in search of another
+MANY = 10**6  # mistakes in one place are named before those in several
 PAIRS = 300  # simulations of mistakes that are made on one path alone
 
 # Of mistakes that explain the same leaves the likelier one: a g' is left out more often than a path is cut.
@@ -40,12 +42,14 @@ class Mistake(NamedTuple):
         text: what is wrong, in a sentence.
         gradient: at a place, the gradient that somebody gets who makes it.
         roundabout: whether another mistake that explains as much is the simpler one to name.
+        places: in how many it is made.
     """
 
     kind: Kind
     text: str
     gradient: Callable[[Comparison], Leaves]
     roundabout: bool = False
+    places: int = 1
 
 
 class Search:
@@ -61,6 +65,7 @@ class Search:
         self.complete = True
         self.leaves = range(len(evidence.case.paths))
         self.first = next(c for c in evidence.comparisons if any(c.any_wrong(leaf) for leaf in self.leaves))
+        self.wrong = sum(self.first.any_wrong(leaf) for leaf in self.leaves)
         self.found: list[tuple[int, int, int, Mistake]] = []
         try:
             for number, mistake in enumerate(self._mistakes()):
@@ -76,7 +81,10 @@ class Search:
         explained = sum(self._explains(leaf, here[leaf]) for leaf in self.leaves)
         if explained:
             likelihood = LIKELIHOOD.index(mistake.kind) if mistake.kind in LIKELIHOOD else len(LIKELIHOOD)
-            self.found.append((-explained, likelihood + 100 * mistake.roundabout, number, mistake))
+            rank = likelihood + 100 * mistake.roundabout
+            self.found.append((-explained, rank, number + MANY * (mistake.places > 1), mistake))
+            if explained == self.wrong and not mistake.roundabout:
+                self.surgery.runs = min(self.surgery.runs, ANOTHER)
 
     def _explains(self, leaf: int, gradient: Floats) -> bool:
         return self.first.any_wrong(leaf) and self.evidence._replace(leaf=leaf).explains(self.first, gradient)
@@ -105,15 +113,17 @@ class Search:
             here = self._at(operation, self.first)
             for slip in _distinct(slips(here), here):
                 by_slip.setdefault((operation.name, operation.operand, slip.text), []).append((operation, slip))
-                yield self._slip([(operation, slip)])
         single = [operation for operation in operations if operation.primitive]
+        # What is done wrong in every step of a recurrence is looked for before the many things in one step alone.
+        yield from self._cut_in_every_round(single)
+        for members in by_slip.values():
+            yield from map(self._slip, _groups(members))
+        for members in by_slip.values():
+            yield from (self._slip([member]) for member in members)
         yield from self._gradients_of_results(single)
         for operation in single:
             if operation.primitive not in HANDING_ON:
                 yield from self._of_path(operation)
-        for members in by_slip.values():
-            yield from map(self._slip, _groups(members))
-        yield from self._cut_in_every_round(single)
         for operation in single:
             if operation.primitive in ("dot_general", "add", "add_any", "sub") and operation.operand == 0:
                 yield from self._intruders(operation)
@@ -136,7 +146,7 @@ class Search:
             return self.surgery.gradient(where, extra)
 
         text = slip.text + (f", in {len(members)} places" if others else "")
-        return Mistake(slip.kind, text, gradient, slip.roundabout)
+        return Mistake(slip.kind, text, gradient, slip.roundabout, len(members))
 
     def _of_path(self, operation: Operation) -> Iterator[Mistake]:
         """The path through an operand is missing, or counts a number of times, which is solved for."""
@@ -200,6 +210,7 @@ class Search:
                     "missing_term",
                     f"{text} `{name}`",
                     lambda where, factors=factors: self.surgery.gradient(where, {}, factors),
+                    places=len(group),
                 )
 
     def _intruders(self, operation: Operation) -> Iterator[Mistake]:
@@ -276,13 +287,18 @@ def _distinct(found: Iterable[Slip], here: Local) -> Iterator[Slip]:
 
 
 def _groups(members: list[Any]) -> Iterator[list[Any]]:
-    """All of several, and of those that come in rounds the ones at the same place of every round."""
+    """All of several, and of those that come in rounds the ones at the same place of every round; or all but the first.
+
+    The first is met last in the backward pass: what leads from it to a state that is given is no step's to carry.
+    """
     count = len(members)
-    if count > 1:
-        yield members
-    for period in range(2, count // 2 + 1):
-        if count % period == 0:
-            yield from (members[i::period] for i in range(period))
+    periods = [1, *(period for period in range(2, count // 2 + 1) if count % period == 0)]
+    for period in periods if count > 1 else []:
+        for i in range(period):
+            group = members[i::period]
+            yield group
+            if len(group) > 2:
+                yield group[:-1]
 
 
 def in_the_chain_rule(evidence: Evidence) -> Verdict | None:

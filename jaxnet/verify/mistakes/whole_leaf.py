@@ -100,6 +100,10 @@ def another_leaf(evidence: Evidence) -> Verdict | None:
         same = case.differentiated[other].shape == evidence.shape
         if other != leaf and same and evidence.holds(lambda c, other=other: c.truth.gradient[other]):
             return "structure", f"it is the gradient of {path}: the order of the leaves is mixed up"
+        for axis, length in enumerate(case.differentiated[other].shape):
+            summed = np.delete(case.differentiated[other].shape, axis).tolist() == list(evidence.shape) and length > 1
+            if summed and evidence.holds(lambda c, other=other, axis=axis: c.truth.gradient[other].sum(axis)):
+                return "structure", f"it is the gradient of {path}, summed along its axis {axis}"
     return None
 
 
