@@ -1013,4 +1013,15 @@ def root_of_the_length_left_out(ct, x):
     return jax.vjp(lambda x: x / (x**2).sum(axis=-1, keepdims=True), x)[1](ct)
 
 
+# cache ---------------------------------------------------------------------------------------------------------------
+
+
+@planted(
+    "cache", "operand of `sqrt`", of=Function("length", lambda x: jnp.sqrt((x**2).sum(-1)), ROOT_MEAN_SQUARE.arguments)
+)
+def squared_length_cached_for_the_length(ct, x):
+    """x is divided by its squared length, which the forward pass has kept, where the length belongs."""
+    return (ct[:, None] * x / (x**2).sum(axis=-1, keepdims=True),)
+
+
 MISTAKES: tuple[Specimen, ...] = tuple(catalogue.specimens)
