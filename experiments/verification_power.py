@@ -136,7 +136,7 @@ def run(options: Options, track: Track) -> Result:
         "limit": UNITS_IN_FLOAT64,
     }
     tables = (_by_judge(verdicts), _by_scale(verdicts), _by_kind(verdicts), _names(verdicts))
-    return Result(_measurements(verdicts, drawn), drawn, tables)
+    return Result(_measurements(verdicts, drawn, names_decide=not options.quick), drawn, tables)
 
 
 def _of(verdicts: list[Verdict], origin: str, wrong: bool) -> list[Verdict]:
@@ -144,15 +144,21 @@ def _of(verdicts: list[Verdict], origin: str, wrong: bool) -> list[Verdict]:
     return [v for v in verdicts if v.origin == origin and (v.specimen.kind is not None) == wrong]
 
 
-def _measurements(verdicts: list[Verdict], drawn: dict[str, Any]) -> tuple[Measurement, ...]:
+def _measurements(verdicts: list[Verdict], drawn: dict[str, Any], *, names_decide: bool) -> tuple[Measurement, ...]:
+    """What was counted; a quarter of the catalogue says little about the share that is named, and claims nothing."""
+
+    def named(what: str, origin: str, least: float) -> Measurement:
+        share = _named(wrong[origin])
+        return at_least(what, share, least) if names_decide else Measurement(what, share)
+
     wrong, right = ({origin: _of(verdicts, origin, is_it) for origin in (PLANTED, FOUND)} for is_it in (True, False))
     return (
         at_least("planted mistakes rejected", _share(JAXNET, wrong[PLANTED]), 1.0),
         at_least("public faults rejected", _share(JAXNET, wrong[FOUND]), 1.0),
         at_least("right rules passed, those of planted mistakes", 1 - _share(JAXNET, right[PLANTED]), 1.0),
         at_least("right rules passed, mended and unusual ones of public code", 1 - _share(JAXNET, right[FOUND]), 1.0),
-        at_least("planted mistakes named as planted", _named(wrong[PLANTED]), 0.97),
-        at_least("public faults named, neither partial nor unknown", _named(wrong[FOUND]), 0.75),
+        named("planted mistakes named as planted", PLANTED, 0.97),
+        named("public faults named, neither partial nor unknown", FOUND, 0.75),
         Measurement("largest error of a right rule, in units of rounding", max(drawn["units_right"], default=math.nan)),
         Measurement("smallest error of a mistake, in units of rounding", min(drawn["units_wrong"], default=math.nan)),
         *(Measurement(f"wrong rules {origin}", len({v.specimen.name for v in wrong[origin]})) for origin in wrong),

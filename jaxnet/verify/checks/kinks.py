@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxnet.verify.engine.cancellation import cancelled
 from jaxnet.verify.engine.comparison import Comparison
-from jaxnet.verify.engine.differentiator import PERTURBATIONS
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
+from jaxnet.verify.engine.rounding import PERTURBATIONS
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import largest, limit_of
 

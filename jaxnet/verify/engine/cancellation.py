@@ -16,11 +16,11 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
 from jaxnet.verify.engine.comparison import Comparison
-from jaxnet.verify.engine.differentiator import PERTURBATIONS, Differentiator
+from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, in_float64, is_float, widened
 from jaxnet.verify.engine.program import compute, inner
-from jaxnet.verify.engine.rounding import Moves, Slots
+from jaxnet.verify.engine.rounding import PERTURBATIONS, Moves, Slots
 
 NEARLY, TINY = 1e-3, 1e-9  # what cancels may be off by, relative to the gradient or to the cotangent
 Marked = tuple[Any, bool]  # a value, or where it depends on the cotangent its magnitude, and whether it does

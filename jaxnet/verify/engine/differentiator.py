@@ -17,10 +17,9 @@ from jaxnet.verify.engine.iteration import CONVERGED, with_one_more_round
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, precision, spacing, widened
 from jaxnet.verify.engine.randomness import signs
-from jaxnet.verify.engine.rounding import Moves, Slots
+from jaxnet.verify.engine.rounding import PERTURBATIONS, Moves, Slots
 from jaxnet.verify.engine.truth import Truth, largest, limit_of
 
-PERTURBATIONS = 6
 DOUBTS = 100.0  # of differences, are rounding
 RESIDUALS = 16.0  # of an approximate forward pass, times the change of one more round, are rounding
 

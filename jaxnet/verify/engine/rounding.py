@@ -68,6 +68,7 @@ class Moves(NamedTuple):
         return nudged(value, way.reshape(value.shape), unit, at_zero)
 
 
+PERTURBATIONS = 6  # moves of a whole program at a time
 STARTS = 4099  # in a row of ways, from which a place may take its own
 
 
@@ -99,13 +100,18 @@ class Slots:
 
     def signs(self, generator: np.random.Generator) -> Floats:
         """Ways by which each element goes a whole step up or down: what rounding may do."""
-        return signs(generator, (self.longest + STARTS,))
+        return np.resize(signs(generator, (self.longest + STARTS,)), self.length)
 
     def parts(self, generator: np.random.Generator, pieces: Floats) -> tuple[Floats, list[int]]:
         """Ways by which no two elements stay equal, and behind them given ones, a row each; and where these begin."""
         random = generator.uniform(-1, 1, self.longest + STARTS)
-        padded = [np.resize(piece, self.longest) for piece in pieces]
-        return np.concatenate([random, *padded]), [len(random) + i * self.longest for i in range(len(pieces))]
+        ways = np.concatenate([random, *(np.resize(piece, self.longest) for piece in pieces)])
+        return ways, [len(random) + i * self.longest for i in range(len(pieces))]
+
+    @property
+    def length(self) -> int:
+        """Of a row of ways: one for all, as what is compiled is compiled for a length."""
+        return STARTS + (1 + PERTURBATIONS) * self.longest
 
     def starts(self, generator: np.random.Generator, rows: int) -> Floats:
         """Where the ways of each place begin, for some moves of the whole program."""

@@ -335,7 +335,7 @@ class Surgery:
         return (where.place.point, self.fixed, where.place.cotangent), added, multiplied
 
 
-RUNS = 2000  # simulations of a diagnosis
+RUNS = 1200  # simulations of a diagnosis
 
 
 def opened(evidence: Evidence) -> Surgery:

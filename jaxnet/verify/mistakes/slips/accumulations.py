@@ -1,13 +1,14 @@
 """Contributions to one element that overwrite one another."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn
 
-from jaxnet.verify.engine.precision import Floats, in_float64
+from jaxnet.verify.engine.precision import Floats, compiled, in_float64
 from jaxnet.verify.engine.program import compute
 from jaxnet.verify.mistakes.slips.local import Local, Slip, Slips
 
@@ -43,14 +44,17 @@ def _jacobian(here: Local) -> Floats | None:
     """∂results/∂operand of one equation, (results, elements); None if it is too large."""
     if here.z.size * here.a.size > LARGEST_JACOBIAN:
         return None
-    equation, operand = here.operation.equation, here.operation.operand
-
-    def result(z: Any) -> Any:
-        return compute(equation, [z if i == operand else value for i, value in enumerate(here.others)])[0]
-
     with in_float64():
-        jacobian = jax.jacrev(result)(jnp.asarray(here.z))
+        jacobian = _jacobian_of(here.operation.equation, here.operation.operand)(here.z, here.others)
     return np.asarray(jacobian).reshape(here.a.size, here.z.size)
+
+
+@functools.lru_cache(maxsize=64)
+def _jacobian_of(equation: JaxprEqn, operand: int) -> Callable[[Floats, list[Floats]], Any]:
+    def result(z: Any, others: list[Any]) -> Any:
+        return compute(equation, [z if i == operand else value for i, value in enumerate(others)])[0]
+
+    return compiled(jax.jacrev(result))
 
 
 SLIPS = Slips(("accumulation",), _of_accumulations)
