@@ -36,7 +36,7 @@ def scaled_in_places(evidence: Evidence) -> Verdict | None:
         ratios.append(c.answer(leaf)[bad] / c.truth.gradient[leaf][bad])
     factors = np.concatenate(ratios)
     k = float(np.median(factors))
-    if not np.allclose(factors, k, rtol=1e-6 if evidence.trial.exact else 1e-2, atol=0):
+    if not k or not np.allclose(factors, k, rtol=1e-6 if evidence.trial.exact else 1e-2, atol=0):
         return None
     count, size = _count(shown[0], leaf)
     which = f"{count} of {size} elements; the others are right"

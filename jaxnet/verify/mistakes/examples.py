@@ -10,6 +10,7 @@ from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 from jaxnet.verify.report import Kind
 
 LARGEST_BATCH = 64
+ROW = "row of the cotangent, the example of a batch,"
 
 
 def by_example(evidence: Evidence) -> Verdict | None:
@@ -20,11 +21,11 @@ def by_example(evidence: Evidence) -> Verdict | None:
         return None
     stacks = [np.stack([example[leaf] for example in batch]) for batch in batches]
     hypotheses: tuple[tuple[Kind, str, Callable[[np.ndarray], np.ndarray]], ...] = (
-        ("accumulation", "the last example is left out of the sum over the batch", lambda s: s[:-1].sum(0)),
-        ("accumulation", "the first example is left out of the sum over the batch", lambda s: s[1:].sum(0)),
-        ("missing_reduction", "it is the first example's gradient alone: sum over the batch", lambda s: s[0]),
-        ("missing_reduction", "it is the last example's gradient alone: sum over the batch", lambda s: s[-1]),
-        ("missing_reduction", "the wrong axis is summed: sum over the batch", _summed_over_the_other_axis),
+        ("accumulation", f"what the last {ROW} gives is left out of the sum", lambda s: s[:-1].sum(0)),
+        ("accumulation", f"what the first {ROW} gives is left out of the sum", lambda s: s[1:].sum(0)),
+        ("missing_reduction", f"it is what the first {ROW} gives, alone: sum over all", lambda s: s[0]),
+        ("missing_reduction", f"it is what the last {ROW} gives, alone: sum over all", lambda s: s[-1]),
+        ("missing_reduction", f"the wrong axis is summed: sum what each {ROW} gives", _summed_over_the_other_axis),
     )
     for kind, text, hypothesis in hypotheses:
         if all(evidence.explains(c, hypothesis(s)) for c, s in zip(shown, stacks, strict=False)):
