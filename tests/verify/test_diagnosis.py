@@ -21,7 +21,7 @@ DENSE = {
     "averaged": (lambda gx, gw, gb, args, ct: (gx, gw / 5, gb), "[1]", "scale", "divided by 5 once too often"),
     "weight decay": (lambda gx, gw, gb, args, ct: (gx, gw + 0.03 * args[1], gb), "[1]", "extra_term", "0.03 times"),
     "bias not summed": (lambda gx, gw, gb, args, ct: (gx, gw, ct), "[2]", "missing_reduction", "batch axis"),
-    "first example": (lambda gx, gw, gb, args, ct: (gx, gw, ct[0]), "[2]", "missing_reduction", "the first row of the cotangent"),
+    "first example": (lambda gx, gw, gb, args, ct: (gx, gw, ct[0]), "[2]", "missing_reduction", "the first row"),
     "last dropped": (
         lambda gx, gw, gb, args, ct: (gx, ct[:-1].T @ args[0][:-1], gb), "[1]", "missing_term", "the last ",
     ),
