@@ -64,7 +64,7 @@ def eps_squared_inside_the_root(g, m, v, t, alpha, b1, b2, eps):
     return -alpha * m_hat / jnp.sqrt(v_hat + eps**2), m, v
 
 
-@planted("convention", "ε is missing", of=ADAM)
+@planted("missing_term", "ε is missing", of=ADAM)
 def eps_missing(g, m, v, t, alpha, b1, b2):
     """0/0 where every gradient was zero."""
     m, v = averages(g, m, v, b1, b2)
@@ -171,19 +171,19 @@ def weights_of_m_exchanged(g, m, v, t, alpha, b1, b2, eps):
     return -alpha * m_hat / (jnp.sqrt(v_hat) + eps), m, v
 
 
-@planted("convention", "β₂ is 0.99", of=ADAM.with_defaults(b2=0.99))
+@planted("value", "β₂ is 0.99", of=ADAM.with_defaults(b2=0.99))
 def b2_of_0_99_by_default(g, m, v, t, alpha, b1, b2, eps):
     """Another default."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
 
 
-@planted("convention", "ε is 1e-07", of=ADAM.with_defaults(eps=1e-7))
+@planted("value", "ε is 1e-07", of=ADAM.with_defaults(eps=1e-7))
 def eps_of_1e_7_by_default(g, m, v, t, alpha, b1, b2, eps):
     """Keras's default."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
 
 
-@planted("convention", "rounded to bfloat16", of=ADAM)
+@planted("value", "rounded to bfloat16", of=ADAM)
 def b2_rounded_to_bfloat16(g, m, v, t, alpha, b1, b2, eps):
     """0.999 is 1 in bfloat16."""
     return adam(g, m, v, t, alpha, b1, jnp.asarray(b2, jnp.bfloat16).astype(g.dtype), eps)
@@ -302,7 +302,7 @@ def new_parameters_returned(g, m, v, t, alpha, b1, b2, eps, theta):
     return theta + update, m, v
 
 
-@planted("convention", "weight decay λ is 0.01", of=ADAM)
+@planted("value", "weight decay λ is 0.01", of=ADAM)
 def weight_decay_that_nobody_asked_for(g, m, v, t, alpha, b1, b2, eps, theta):
     """AdamW with PyTorch's λ."""
     update, m, v = adam(g, m, v, t, alpha, b1, b2, eps)
@@ -533,7 +533,7 @@ def weight_decay_without_the_learning_rate(g, m, v, t, alpha, b1, b2, eps, weigh
     return update - weight_decay * theta, m, v
 
 
-@planted("convention", "weight decay is missing", of=ADAMW)
+@planted("missing_term", "weight decay is missing", of=ADAMW)
 def weight_decay_missing(g, m, v, t, alpha, b1, b2, eps):
     """Plain Adam."""
     return adam(g, m, v, t, alpha, b1, b2, eps)
@@ -546,7 +546,7 @@ def weight_decay_that_grows(g, m, v, t, alpha, b1, b2, eps, weight_decay, theta)
     return update + alpha * weight_decay * theta, m, v
 
 
-@planted("convention", "weight decay λ is 0.01", of=ADAMW.with_defaults(weight_decay=0.01))
+@planted("value", "weight decay λ is 0.01", of=ADAMW.with_defaults(weight_decay=0.01))
 def weight_decay_of_0_01_by_default(g, m, v, t, alpha, b1, b2, eps, weight_decay, theta):
     """PyTorch's default."""
     update, m, v = adam(g, m, v, t, alpha, b1, b2, eps)
@@ -583,7 +583,7 @@ def maximum_not_used(g, m, v, v_max, t, alpha, b1, b2, eps):
     return update, m, v, jnp.maximum(v_max, v / (1 - b2**t))
 
 
-@planted("convention", "ε is missing", of=ADAMAX)
+@planted("missing_term", "ε is missing", of=ADAMAX)
 def adamax_without_eps(g, m, v, t, alpha, b1, b2):
     """The paper's form: 0/0 where every gradient was zero."""
     m, v = b1 * m + (1 - b1) * g, jnp.maximum(b2 * v, jnp.abs(g))
@@ -625,7 +625,7 @@ def lion_that_reads_the_new_moment(g, m, alpha, b1, b2, weight_decay, theta):
     return -alpha * (jnp.sign(b1 * m + (1 - b1) * g) + weight_decay * theta), m
 
 
-@planted("convention", "weight decay is missing", of=LION)
+@planted("missing_term", "weight decay is missing", of=LION)
 def lion_without_weight_decay(g, m, alpha, b1, b2):
     """The sign alone."""
     return -alpha * jnp.sign(b1 * m + (1 - b1) * g), b2 * m + (1 - b2) * g
@@ -648,7 +648,7 @@ def root_of_s_missing(g, s, alpha, decay, eps):
     return -alpha * g / (s + eps), s
 
 
-@planted("convention", "v before the first step is 1", of=RMSPROP._replace(starts={"s": 1.0}))
+@planted("value", "v before the first step is 1", of=RMSPROP._replace(starts={"s": 1.0}))
 def s_starts_at_1(g, s, alpha, decay, eps):
     """TensorFlow's old form."""
     s = decay * s + (1 - decay) * g**2
@@ -682,7 +682,7 @@ def decay_means_the_weight_of_the_square(g, s, alpha, decay, eps):
     return -alpha * g / jnp.sqrt(s + eps), s
 
 
-@planted("convention", "β₂ is 0.99", of=RMSPROP.with_defaults(decay=0.99))
+@planted("value", "β₂ is 0.99", of=RMSPROP.with_defaults(decay=0.99))
 def decay_of_0_99_by_default(g, s, alpha, decay, eps):
     """PyTorch's default."""
     s = decay * s + (1 - decay) * g**2

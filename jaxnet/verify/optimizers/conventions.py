@@ -20,9 +20,19 @@ CHOICES: dict[str, dict[object, str]] = {
         "inside": "ε is inside the square root, √(v̂ + ε)",
         "squared": "ε² is inside the square root, √(v̂ + ε²)",
         "uncorrected": "ε is added before bias correction, √v + ε (TensorFlow's ε̂)",
+        "subtracted": "ε is subtracted, √v̂ - ε",
         "nowhere": "ε is missing",
     },
-    "root": {True: "the square root of v̂ is taken", False: "the square root is missing: it divides by v̂ itself"},
+    "eps_in_gradient": {False: "gradients are taken as they are", True: "ε is added to every gradient"},
+    "eps_root_at": {
+        "root": "ε_root is added under the root",
+        "state": "ε_root is added to v in the state, where it accumulates",
+    },
+    "root": {
+        True: "the direction is divided by √v̂",
+        False: "the square root is missing: it divides by v̂ itself",
+        "multiplied": "the direction is multiplied by √v̂ + ε, not divided by it",
+    },
     "correct_first": {True: "m is corrected for bias, m/(1 - β₁ᵗ)", False: "m has no bias correction"},
     "correct_second": {True: "v is corrected for bias, v/(1 - β₂ᵗ)", False: "v has no bias correction"},
     "counted": {
@@ -30,11 +40,22 @@ CHOICES: dict[str, dict[object, str]] = {
         -1: "bias correction is one step late: it counts from 0, t - 1 in place of t",
         1: "bias correction is one step early: it counts from 2, t + 1 in place of t",
         None: "the counter of bias correction never advances: t is 1 in every step",
+        "every other": "the counter of bias correction advances in every other step only",
+    },
+    "corrected_as": {
+        "divided": "moments are divided by 1 - βᵗ",
+        "multiplied": "moments are multiplied by 1 - βᵗ, not divided by it",
+        "complement": "moments are divided by βᵗ, not by 1 - βᵗ",
     },
     "corrected_by": {"b2": "v is corrected with β₂", "b1": "v is corrected with β₁, 1 - β₁ᵗ"},
     "kept": {
         "plain": "the moments are kept as they are",
         "corrected": "the corrected moments are kept in the state, and corrected again in the next step",
+        "not": "the moments are not kept: each step starts from the initial ones",
+    },
+    "begins": {
+        "zeros": "the moments begin with 0",
+        "whole": "the moments begin with the first g and g² whole, without the factors 1 - β",
     },
     "first": {
         "average": "m is an average, βm + (1 - β)g (the lecture's form)",
@@ -62,6 +83,7 @@ CHOICES: dict[str, dict[object, str]] = {
         "corrected": "Nesterov's step ahead is Dozat's, β₁m/(1 - β₁ᵗ⁺¹) + (1 - β₁)g/(1 - β₁ᵗ)",
         "scheduled": "Nesterov's step ahead follows Dozat's schedule of β₁ (as PyTorch and Keras have it)",
         "bare": "Nesterov's step ahead is βm alone, without the gradient",
+        "subtracted": "the velocity is subtracted from the gradient, g - βm",
     },
     "rate_at": {
         "direction": "the learning rate multiplies the finished direction",
@@ -79,6 +101,8 @@ CHOICES: dict[str, dict[object, str]] = {
         "direction": "weight decay is decoupled, added to the direction as αλθ",
         "gradient": "weight decay is coupled, λθ added to the gradient (L2, not decoupled)",
         "update": "weight decay is not multiplied by the learning rate",
+        "corrected": "weight decay is multiplied by the learning rate with the bias corrections in it",
+        "factor": "weight decay multiplies the gradient, by 1 + λθ",
         "start": "weight decay is multiplied by the first learning rate, not by that of its step",
         "after": "weight decay is of the parameters after the step, θ - αd, not before it",
         "nowhere": "weight decay is missing",
@@ -98,6 +122,7 @@ CHOICES: dict[str, dict[object, str]] = {
         "uncorrected": "AMSGrad's maximum is over v before its correction",
     },
     "signed": {True: "the direction is a sign", False: "the sign of the direction is not taken"},
+    "sign": {True: "the sign of the direction is the direction", False: "the sign of the direction is not taken"},
     "trail_ahead": {False: "the velocity is applied as it is", True: "the velocity is formed once more, as Nesterov's"},
 }
 # Choices that leave a term out.
@@ -106,6 +131,7 @@ SCREENED_STEPS = (4, 24)
 LATE = 32  # steps after which pairs of changes are not looked for: every one is simulated from the start
 IN_FLOAT64, IN_OWN_DTYPE = 1e-9, 1e-3
 OF_THE_DIFFERENCE = 1e-4
+NO_DECAY = 1e-15
 
 
 class Exhibit(NamedTuple):
@@ -206,7 +232,10 @@ def other_values(recipe: Recipe, field: str, value: float) -> Iterator[Variation
     """The recipe with this value of a number: by default, which takes no effect where it is given; or always."""
     symbol = NUMBERS[field].symbol
     now = recipe.rate[1] if field == "rate" else getattr(recipe, field)
-    if value == now or (value == 0 and field != "initial"):
+    # A decay of 0 is a term that is missing, a rate of 1 one that is not applied: both are said in other words.
+    if value == now or (value == 0 and field != "initial") or (field, value) == ("rate", 1):
+        return
+    if field == "decay" and abs(value) < NO_DECAY:
         return
 
     def by_default(r: Recipe) -> Recipe:

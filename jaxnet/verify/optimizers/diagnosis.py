@@ -33,7 +33,7 @@ def of_updates(compared: Sequence[Comparison]) -> Verdict:
     slack = IN_FLOAT64 if all(comparison.float64 for comparison in compared) else IN_OWN_DTYPE
     exhibits = [comparison.exhibit(comparison.wrong()) for comparison in compared]
     known = [e._replace(recipe=_recipe(e, c.sides.reference)) for e, c in zip(exhibits, compared, strict=True)]
-    for hypothesis in (_nothing, _new_parameters, _climbs, identify, _scaled, identify_two):
+    for hypothesis in (_nothing, _new_parameters, _climbs, _identified, _scheduled, identify_two):
         with np.errstate(all="ignore"):
             found = hypothesis(known, slack)
         if found:
@@ -90,20 +90,28 @@ def _climbs(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
     return []
 
 
+def _identified(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
+    """What is done otherwise, and the one factor between all updates, if there is one."""
+    return [*identify(exhibits, slack), *_scaled(exhibits, slack)]
+
+
 def _scaled(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
-    """One factor for all updates, or one for those of each step, which another schedule of the learning rate makes."""
-    factors = [_factors(e, slack) for e in exhibits if e.candidate.size]
-    if any(found is None for found in factors):
-        return []
-    every = np.concatenate([found for found in factors if found is not None])
+    """One factor for all updates."""
+    factors = _of_steps(exhibits, slack)
+    every = np.concatenate(factors) if factors else np.empty(0)
     every = every[~np.isnan(every)]
-    if len(every) and np.allclose(every, every[0], rtol=slack):
-        beside_1 = every[0] - 1
-        near = f"1 {'+' if beside_1 > 0 else '-'} {abs(beside_1):.2g}"
-        factor = near if abs(beside_1) < 1e-3 else f"{every[0]:.6g}"
-        return [Explanation("scale", f"every update is {factor} times the reference's")]
-    for found in factors:
-        steps = np.flatnonzero(np.abs(found - 1) > slack) if found is not None else []
+    if not len(every) or not np.allclose(every, every[0], rtol=slack) or abs(every[0] - 1) <= slack:
+        return []
+    beside_1 = every[0] - 1
+    near = f"1 {'+' if beside_1 > 0 else '-'} {abs(beside_1):.2g}"
+    factor = near if abs(beside_1) < 1e-3 else f"{every[0]:.6g}"
+    return [Explanation("scale", f"every update is {factor} times the reference's")]
+
+
+def _scheduled(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
+    """One factor for the updates of each step, which another schedule of the learning rate makes."""
+    for found in _of_steps(exhibits, slack) or []:
+        steps = np.flatnonzero(np.abs(found - 1) > slack)
         if len(steps):
             shown = ", ".join(f"{found[step]:.6g} in step {step + 1}" for step in steps[:2])
             text = f"all updates of a step are one factor times the reference's, {shown}"
@@ -111,9 +119,16 @@ def _scaled(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
     return []
 
 
+def _of_steps(exhibits: Sequence[Exhibit], slack: float) -> list[Floats] | None:
+    """For each exhibit the factors of its steps; None if one has none."""
+    factors = [_factors(e, slack) for e in exhibits if e.candidate.size]
+    return None if any(found is None for found in factors) else [found for found in factors if found is not None]
+
+
 def _factors(e: Exhibit, slack: float) -> Floats | None:
     """For each step the one factor between all updates of both, NaN where these are 0; None if there is no such."""
-    zero = (np.abs(e.candidate) <= 0) & (np.abs(e.reference) <= 0)
+    least = np.finfo(float).eps * np.abs(e.reference).max(initial=0, where=np.isfinite(e.reference))
+    zero = (np.abs(e.candidate) <= least) & (np.abs(e.reference) <= least)
     ratios = np.where(zero, np.nan, e.candidate / e.reference)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows without a number

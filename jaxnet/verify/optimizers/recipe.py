@@ -35,21 +35,29 @@ class Recipe(NamedTuple):
         initial: v before the first step.
         correct_first: whether m is divided by 1 - β₁ᵗ.
         correct_second: whether v is divided by 1 - β₂ᵗ.
-        counted: how much the t of the corrections is ahead of the step; None where it is 1 for ever.
+        corrected_as: whether the moments are "divided" by that or "multiplied", or divided by its "complement" βᵗ.
+        counted: how much the t of the corrections is ahead of the step; None where it is 1 for ever, "every other"
+            where it counts every other step.
         corrected_by: which rate v is corrected with.
-        kept: whether the moments are kept as they are, or corrected, to be corrected again.
+        kept: whether the moments are kept as they are, or corrected, to be corrected again, or not at all.
+        begins: whether the moments begin with "zeros", or "whole" with the first g and g².
         eps_at: where ε is: "outside" the root, "inside", "squared" inside, "uncorrected" (√v + ε, corrected after),
-            or "nowhere".
-        root: whether the root is taken.
+            "subtracted" outside, or "nowhere".
+        eps_in_gradient: whether ε is added to every gradient as well.
+        eps_root_at: whether ε_root is added under the "root", or to v in the "state".
+        root: whether the root is taken; "multiplied" where it multiplies.
         ahead: Nesterov's form: none, "moment" (the moment formed once more), "corrected" (Dozat's, as Optax corrects
-            it), "bare" (βm without the gradient), "scheduled" (Dozat's with his schedule of β₁, as PyTorch has it).
+            it), "bare" (βm without the gradient), "subtracted" (g - βm), "scheduled" (Dozat's with his schedule of β₁,
+            as PyTorch has it).
         largest: AMSGrad's maximum over the steps: none, of the "corrected" v̂, or of the "uncorrected" v.
         centered: whether the square of g's average, at β₂, is subtracted from v.
         lion: whether the direction is sign(β₁m + (1 - β₁)g), and m an average at β₂.
         signed: whether the sign is taken there.
+        sign: whether the sign of any other direction is taken.
         decay: λ.
         decay_at: where λθ is added: to the "direction", to the "gradient", to the "update" (not multiplied by α), to
-            that multiplied by the schedule's first α ("start"), to the direction but of θ - αd ("after"), or "nowhere".
+            that multiplied by the schedule's first α ("start") or by the corrected α√(1 - β₂ᵗ)/(1 - β₁ᵗ) ("corrected"),
+            to the direction but of θ - αd ("after"), to the gradient as a factor 1 + λθ ("factor"), or "nowhere".
         trail: β₃.
         trail_ahead: whether the trail is formed once more, as Nesterov's.
         stale: whether the direction reads the "first", "second" or "both" moments from before the step; "fresh" is
@@ -71,18 +79,25 @@ class Recipe(NamedTuple):
     initial: float = 0.0
     correct_first: bool = False
     correct_second: bool = False
-    counted: int | None = 0
+    corrected_as: Literal["divided", "multiplied", "complement"] = "divided"
+    counted: int | Literal["every other"] | None = 0
     corrected_by: Literal["b2", "b1"] = "b2"
-    kept: Literal["plain", "corrected"] = "plain"
-    eps_at: Literal["outside", "inside", "squared", "uncorrected", "nowhere"] = "outside"
-    root: bool = True
-    ahead: Literal["no", "moment", "corrected", "bare", "scheduled"] = "no"
+    kept: Literal["plain", "corrected", "not"] = "plain"
+    begins: Literal["zeros", "whole"] = "zeros"
+    eps_at: Literal["outside", "inside", "squared", "uncorrected", "subtracted", "nowhere"] = "outside"
+    eps_in_gradient: bool = False
+    eps_root_at: Literal["root", "state"] = "root"
+    root: bool | Literal["multiplied"] = True
+    ahead: Literal["no", "moment", "corrected", "bare", "subtracted", "scheduled"] = "no"
     largest: Literal["no", "corrected", "uncorrected"] = "no"
     centered: bool = False
     lion: bool = False
     signed: bool = True
+    sign: bool = False
     decay: float = 0.0
-    decay_at: Literal["direction", "gradient", "update", "start", "after", "nowhere"] = "direction"
+    decay_at: Literal["direction", "gradient", "factor", "update", "start", "corrected", "after", "nowhere"] = (
+        "direction"
+    )
     trail: float = 0.0
     trail_ahead: bool = False
     stale: Literal["no", "first", "second", "both", "fresh"] = "no"
@@ -103,38 +118,65 @@ def simulate(recipe: Recipe, gradients: Floats, parameters: Floats) -> Floats:
     updates = np.empty((len(gradients), *shape))
     with np.errstate(all="ignore"):
         for step, (g, theta) in enumerate(zip(gradients, parameters, strict=True)):
-            t = 1 if r.counted is None else step + 1 + r.counted
+            t = _counted(r, step)
             alpha = r.rate[1 + _count(r, step)]
             if r.decay_at == "gradient":
                 g = g + r.decay * theta
+            elif r.decay_at == "factor":
+                g = g * (1 + r.decay * theta)
+            if r.eps_in_gradient:
+                g = g + r.eps
             if r.rate_at == "gradient":
                 g = alpha * g
             m_before, v_before = m, v
-            m = _first(r, m, g)
-            v = _second(r, v, g, m)
+            m, v = _moments(r, m, v, g, step)
             mean = r.b2 * mean + (1 - r.b2) * g
             m_read = m_before if r.stale in ("first", "both") else m
             v_read = v_before if r.stale in ("second", "both") else v
             d = _numerator(r, m_read, m if r.stale == "fresh" else m_before, g, t)
             if r.second != "nothing":
                 scale, largest = _denominator(r, v_read, mean, largest, t)
-                d = d / scale
+                d = d * scale if r.root == "multiplied" else d / scale
+            d = np.sign(d) if r.sign else d
             if r.decay_at in ("direction", "after"):
                 d = d + r.decay * (theta if r.decay_at == "direction" else theta - alpha * d)
             if r.kept == "corrected":
-                m, v = m / _correction(r.correct_first, r.b1, t), v / _correction(r.correct_second, r.b2, t)
+                m, v = m / _correction(r, r.correct_first, r.b1, t), v / _correction(r, r.correct_second, r.b2, t)
+            elif r.kept == "not":
+                m, v = m_before, v_before
             update = alpha * d if r.rate_at == "direction" else d
             if np.any(r.trail):
                 trail = r.trail * trail + update
                 update = r.trail * trail + update if r.trail_ahead else trail
             if r.rate_at == "trail":
                 update = alpha * update
-            if r.decay_at in ("update", "start"):
-                update = update + r.decay * theta * (1 if r.decay_at == "update" else r.rate[1])
+            update = update + r.decay * theta * _of_decay(r, alpha, t)
             if r.late:
                 update, before = before, update
             updates[step] = update if r.ascends else -update
     return updates
+
+
+def _counted(r: Recipe, step: int) -> int:
+    """The t of the corrections after so many finished steps."""
+    if r.counted == "every other":
+        return step // 2 + 1
+    return 1 if r.counted is None else step + 1 + r.counted
+
+
+def _of_decay(r: Recipe, alpha: Floats, t: int) -> Floats:
+    """What multiplies weight decay that is added to the update."""
+    if r.decay_at == "corrected":
+        return alpha * np.sqrt(1 - np.float64(r.b2) ** t) / (1 - np.float64(r.b1) ** t)
+    return {"update": 1.0, "start": r.rate[1]}.get(r.decay_at, 0.0)
+
+
+def _moments(r: Recipe, m: Floats, v: Floats, g: Floats, step: int) -> tuple[Floats, Floats]:
+    if r.begins == "whole" and step == 0:
+        return g, np.square(g)
+    m = _first(r, m, g)
+    v = _second(r, v, g, m)
+    return m, v + r.eps_root if r.eps_root_at == "state" else v
 
 
 def _count(r: Recipe, step: int) -> int:
@@ -168,7 +210,7 @@ def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Flo
     if r.lion:
         mixed = r.b1 * m_before + (1 - r.b1) * g
         return np.sign(mixed) if r.signed else mixed
-    one_step, next_step = _correction(r.correct_first, r.b1, t), _correction(r.correct_first, r.b1, t + 1)
+    one_step, next_step = (_correction(r, r.correct_first, r.b1, count) for count in (t, t + 1))
     fresh = g if r.first == "sum" else (1 - r.b1) * g
     if r.ahead == "moment":
         return (r.b1 * m + fresh) / one_step
@@ -176,6 +218,8 @@ def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Flo
         return r.b1 * m / next_step + fresh / one_step
     if r.ahead == "bare":
         return r.b1 * m / one_step
+    if r.ahead == "subtracted":
+        return g - r.b1 * m
     if r.ahead == "scheduled":
         mu, mu_next = (r.b1 * (1 - 0.5 * 0.96 ** (0.004 * step)) for step in (t, t + 1))
         product = np.prod(1 - 0.5 * 0.96 ** (0.004 * np.arange(1, t + 1))) * r.b1**t
@@ -187,7 +231,7 @@ def _denominator(r: Recipe, v: Floats, mean: Floats, largest: Floats, t: int) ->
     """√(v̂ + ε_root) + ε in one of its forms, and the largest v so far."""
     if r.second == "maximum":
         return v + (r.eps if r.eps_at == "uncorrected" else 0), largest
-    correction = _correction(r.correct_second, getattr(r, r.corrected_by), t)
+    correction = _correction(r, r.correct_second, getattr(r, r.corrected_by), t)
     if r.centered:
         v = v - np.square(mean)
     if r.largest == "uncorrected":
@@ -195,7 +239,7 @@ def _denominator(r: Recipe, v: Floats, mean: Floats, largest: Floats, t: int) ->
     hat = v / correction
     if r.largest == "corrected":
         hat = largest = np.maximum(largest, hat)
-    hat = hat + r.eps_root
+    hat = hat + (r.eps_root if r.eps_root_at == "root" else 0)
     root = np.sqrt if r.root else np.asarray
     if r.eps_at == "inside":
         return root(hat + r.eps), largest
@@ -203,8 +247,12 @@ def _denominator(r: Recipe, v: Floats, mean: Floats, largest: Floats, t: int) ->
         return root(hat + r.eps**2), largest
     if r.eps_at == "uncorrected":
         return (root(v + r.eps_root) + r.eps) / root(np.asarray(correction)), largest
-    return root(hat) + (r.eps if r.eps_at == "outside" else 0), largest
+    return root(hat) + {"outside": r.eps, "subtracted": -r.eps, "nowhere": 0}[r.eps_at], largest
 
 
-def _correction(corrected: bool, beta: Floats, t: int) -> Floats:
-    return 1 - beta**t if corrected else 1.0
+def _correction(r: Recipe, corrected: bool, beta: Floats, t: int) -> Floats:
+    """What a moment is divided by."""
+    if not corrected:
+        return 1.0
+    rest = np.asarray(1.0 - beta**t)
+    return {"divided": rest, "multiplied": 1 / rest, "complement": 1 - rest}[r.corrected_as]

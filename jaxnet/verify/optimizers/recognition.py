@@ -160,6 +160,14 @@ def _adam(recipe: Recipe, part: Part, steps: int) -> Recipe:
     )
 
 
+def _belief(recipe: Recipe, part: Part, steps: int) -> Recipe:
+    return _adam(recipe, part, steps)._replace(of="(g - m)²")
+
+
+def _sign(recipe: Recipe, part: Part, steps: int) -> Recipe:
+    return recipe._replace(sign=True)
+
+
 def _amsgrad(recipe: Recipe, part: Part, steps: int) -> Recipe:
     second = part.held.get("bias_correction_nu", True) is True
     return _adam(recipe, part, steps)._replace(
@@ -257,6 +265,8 @@ def _scale_by_schedule(recipe: Recipe, part: Part, steps: int) -> Recipe:
 Recognizer = Callable[[Recipe, Part, int], Recipe]
 RECOGNIZED: dict[str, tuple[Recognizer, ...]] = {
     "scale_by_adam": (_adam,),
+    "scale_by_belief": (_belief,),
+    "scale_by_sign": (_sign,),
     "scale_by_amsgrad": (_amsgrad,),
     "scale_by_adamax": (_adamax,),
     "scale_by_lion": (_lion,),
