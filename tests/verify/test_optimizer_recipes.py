@@ -178,6 +178,10 @@ BASES = {
     "exchanged": ADAM._replace(corrected_by="b1", kept="corrected", of="|g|", stale="first", counted=1),
     "stale": ADAM._replace(stale="both"),
     "rootless": ADAM._replace(root=False),
+    "multiplied, begun whole": ADAM._replace(corrected_as="multiplied", begins="whole", eps_in_gradient=True),
+    "ε_root": ADAM._replace(eps_root=0.02),
+    "ε_root in the state": ADAM._replace(eps_root=0.02, eps_root_at="state"),
+    "sign of the momentum": Recipe(RATES, first="average", b1=0.7, sign=True),
     "unsigned": Recipe(RATES, lion=True, b1=0.7, b2=0.9, signed=False),
 }
 VALUES = [(field, value) for field, values in CHOICES.items() for value in values]

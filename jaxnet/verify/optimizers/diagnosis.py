@@ -23,6 +23,7 @@ from jaxnet.verify.optimizers.sides import Side
 from jaxnet.verify.report import Kind
 
 Verdict = tuple[Kind, str]
+ONE = 1e-14  # nearer to 1 a factor is none
 
 
 def of_updates(compared: Sequence[Comparison]) -> Verdict:
@@ -100,7 +101,7 @@ def _scaled(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]:
     factors = _of_steps(exhibits, slack)
     every = np.concatenate(factors) if factors else np.empty(0)
     every = every[~np.isnan(every)]
-    if not len(every) or not np.allclose(every, every[0], rtol=slack) or abs(every[0] - 1) <= slack:
+    if not len(every) or not np.allclose(every, every[0], rtol=slack) or abs(every[0] - 1) < ONE:
         return []
     beside_1 = every[0] - 1
     near = f"1 {'+' if beside_1 > 0 else '-'} {abs(beside_1):.2g}"
