@@ -26,10 +26,6 @@ def _matrix(evidence: Evidence, where: Comparison, *, right: bool = True) -> Flo
     return np.stack([row[evidence.leaf].ravel() for row in rows], axis=1)
 
 
-def _flat(cotangent: Leaves) -> Floats:
-    return np.concatenate([np.ravel(part) for part in cotangent])
-
-
 def _matched(found: Floats, right: Floats) -> Floats | None:
     """For each row the right one that it is, NOWHERE for zeros; None if some are none, or all where they should be."""
     size = np.abs(right).max(initial=0)

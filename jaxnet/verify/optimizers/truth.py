@@ -216,8 +216,9 @@ def truth(
     nudges = np.zeros((steps, 1 + count, reference.count))
     nudges[:, 1:] = signs * unit
     nudges[:, 1:, : reference.decays] = once * max(unit / limit, DOUBLE)
-    carry, (before, *results) = reference.run(carry, gradients, nudges, limit)
-    return carry, Truth(gradients, as_numpy(before), *map(as_numpy, results))
+    carry, results = reference.run(carry, gradients, nudges, limit)
+    before, updates, states, of_updates, of_states = map(as_numpy, results)
+    return carry, Truth(gradients, before, updates, states, of_updates, of_states)
 
 
 def called_truth(
