@@ -108,7 +108,7 @@ def test_a_product_in_float32_is_allowed_its_rounding_and_nothing_else():
     assert any("narrower dtype" in note for note in report.notes)
 
     def halved(params, gradients, state):
-        after, state = narrow.update.step(params, gradients, state)  # pyright: ignore
+        after, state = narrow.update.step(params, gradients, state)  # pyright: ignore[reportAttributeAccessIssue]
         return jax.tree.map(lambda new, old: old + (1 + 1e-4) * (new - old), after, params), state
 
     assert not verdict(from_step(narrow.init, halved), wide, steps=64)

@@ -342,9 +342,9 @@ def with_casts_lifted(case: Case) -> Case:
         point, fixed = widened(case.differentiated), case.fixed_in(True)
         cotangent = [np.zeros(shape.shape) for shape in case.outputs]
         function, candidate = case.function, case.candidate
-        with contextlib.suppress(Exception):  # why it cannot be traced is told where it is run
-            mixed = function.mixed or candidate.mixed
-            anew(lambda: mixed and _trace(case, point, fixed, cotangent), mixed=mixed)
+        if function.mixed or candidate.mixed:
+            with contextlib.suppress(Exception):  # why it cannot be traced is told where it is run
+                anew(lambda: _trace(case, point, fixed, cotangent), mixed=True)
         if function.traced and _narrow(function._floats, point, fixed):
             function = replace(function, lift=True)
         if case.options.native:

@@ -27,7 +27,7 @@ def _matrix(evidence: Evidence, where: Comparison, *, right: bool = True) -> Flo
 
 
 def _matched(found: Floats, right: Floats) -> Floats | None:
-    """For each row the right one that it is, NOWHERE for zeros; None if some are none, or all where they should be."""
+    """For each row the right one that it is, NOWHERE for zeros; None if some are none of them."""
     size = np.abs(right).max(initial=0)
     alike = np.abs(found[:, None] - right[None]).max(axis=2) <= 1e-9 * size
     alike = alike & (np.abs(right).max(axis=1) > 0)

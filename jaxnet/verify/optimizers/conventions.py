@@ -309,7 +309,7 @@ def identify_two(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]
     found = _Search.of(exhibits, slack)
     if found is None or found.start > LATE:
         return []
-    for one, other in itertools.combinations([*variations(found.recipe), *_usual(found.recipe)], 2):
+    for one, other in itertools.combinations([*_usual(found.recipe), *variations(found.recipe)], 2):
         both = one._replace(change=lambda recipe, one=one, other=other: other.change(one.change(recipe)))
         if not set(one.fields) & set(other.fields) and found.explains(both):
             return [Explanation("convention", f"two things differ. {one.sentence()}. {other.sentence()}")]

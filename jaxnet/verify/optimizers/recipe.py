@@ -254,5 +254,7 @@ def _correction(r: Recipe, corrected: bool, beta: Floats, t: int) -> Floats:
     """What a moment is divided by."""
     if not corrected:
         return 1.0
-    rest = np.asarray(1.0 - beta**t)
-    return {"divided": rest, "multiplied": 1 / rest, "complement": 1 - rest}[r.corrected_as]
+    power = np.asarray(beta**t)
+    if r.corrected_as == "complement":
+        return power
+    return 1 - power if r.corrected_as == "divided" else 1 / (1 - power)

@@ -161,7 +161,8 @@ def _adam(recipe: Recipe, part: Part, steps: int) -> Recipe:
 
 
 def _belief(recipe: Recipe, part: Part, steps: int) -> Recipe:
-    return _adam(recipe, part, steps)._replace(of="(g - m)²")
+    """As Optax has it: its ε_root accumulates."""
+    return _adam(recipe, part, steps)._replace(of="(g - m)²", eps_root_at="state")
 
 
 def _sign(recipe: Recipe, part: Part, steps: int) -> Recipe:
