@@ -713,7 +713,7 @@ def average_in_place_of_the_sum(g, s, alpha, eps):
     return -alpha * g / jnp.sqrt(s + eps), s
 
 
-@planted("convention", "v before the first step is 0", of=ADAGRAD._replace(starts={}))
+@planted("value", "v before the first step is 0", of=ADAGRAD._replace(starts={}))
 def sum_starts_at_0(g, s, alpha, eps):
     """PyTorch's start."""
     s = s + g**2

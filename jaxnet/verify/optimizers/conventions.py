@@ -214,7 +214,7 @@ def variations(recipe: Recipe) -> Iterator[Variation]:
     for field, values in CHOICES.items():
         now = getattr(recipe, field)
         for value, words in values.items():
-            if value != now and not (recipe.second == "maximum" and value in ("inside", "squared")):
+            if value != now and _means_something(recipe, field, value):
                 kind = "missing_term" if (field, value) in MISSING else "convention"
                 yield _to({field: value}, words, values[now])._replace(kind=kind)
     for power, words in ((2, "the learning rate is applied twice"), (0, "the learning rate is not applied")):
@@ -226,6 +226,13 @@ def variations(recipe: Recipe) -> Iterator[Variation]:
             for dtype in ("float32", "bfloat16", "float16"):
                 here = f"{symbol} is rounded to {dtype}, {float(jnp.asarray(now, dtype)):.9g}"
                 yield Variation((field,), _rounded(field, dtype), here, f"it is {now:.9g}", "value")
+
+
+def _means_something(recipe: Recipe, field: str, value: object) -> bool:
+    """Whether a choice is another rule than the others: a maximum has no root, and only averages have factors 1 - β."""
+    if recipe.second == "maximum" and value in ("inside", "squared", "subtracted"):
+        return False
+    return field != "begins" or "average" in (recipe.first, recipe.second)
 
 
 def other_values(recipe: Recipe, field: str, value: float) -> Iterator[Variation]:
