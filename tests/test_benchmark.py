@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from experiments import benchmark
 from experiments.__main__ import app
-from experiments.benchmark import CHOICES, many_at_once, startup, watching
+from experiments.benchmark import CHOICES, many_at_once, startup, verifying, watching
 from experiments.benchmark.contestants import expert, ours, ours_fit, plain_cost, plain_params
 from experiments.benchmark.figure import plot
 from experiments.benchmark.judgement import APART, Judge, tables
@@ -147,6 +147,23 @@ def test_compile_time_is_measured_without_the_cache_on_disk(tmp_path):
 
 def test_what_a_process_pays_once_is_not_found_on_disk():
     assert startup.printed("import jax; print(jax.config.jax_enable_compilation_cache)") == "False\n"
+
+
+@pytest.mark.parametrize("rule", [*verifying.SMALL.values(), *verifying.REPEATED.values()])
+def test_the_rules_whose_verdicts_are_timed_are_right(rule):
+    arguments = [a[:8, :8] if a.ndim == 2 else a[:8] if a.ndim == 1 else a for a in rule.arguments()]
+    outputs, by_autodiff = jax.vjp(rule.function, *arguments)
+    cotangent = jax.random.normal(jax.random.key(3), outputs.shape)
+    for by_hand, expected in zip(rule.rule(cotangent, *arguments), by_autodiff(cotangent), strict=True):
+        if by_hand is not None:
+            np.testing.assert_allclose(by_hand, expected, rtol=0, atol=1e-5)
+
+
+def test_the_wrong_rules_whose_verdicts_are_timed_are_wrong():
+    a, ct = jnp.asarray([0.3, -1.0, 2.0]), jnp.ones(3)
+    right = jax.vjp(verifying._chain, a)[1](ct)[0]
+    for rule in verifying.WRONG.values():
+        assert (abs(rule((a,), ct)[0] / right - 1) > 1e-3).any()
 
 
 def known(step):

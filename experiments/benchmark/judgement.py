@@ -9,6 +9,8 @@ from experiments.benchmark.many_at_once import ALONE, BATCH, EXAMPLES, NORMS, TO
 from experiments.benchmark.measured import EXPERT, FIT, STEP
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.timing import ratio
+from experiments.benchmark.verifying import CHECK_GRADS, VERIFY
+from experiments.benchmark.verifying import SMALL as SMALL_RULES
 from experiments.benchmark.watching import NONFINITE, TWENTIETH, UNWATCHED
 from experiments.benchmark.workloads import DEEP, DEEP_ADAM, LARGE, SMALL
 from experiments.experiment import Measurement, Table, at_least, at_most
@@ -79,13 +81,17 @@ class Judge:
         """Compile time of `repeat`."""
         self._time(at_most("compiling 1000 layers over 10", ratio(seconds, "1000", "10"), 1.3))
 
-    def startup(self, imports: Any, verifications: Any, hidden: tuple[int, ...]) -> None:
+    def imports(self, seconds: Any) -> None:
         """What a process pays once."""
-        layer, network = verifications
-        sizes = "-".join(map(str, (784, *hidden, 10)))
-        self._time(at_most("import jaxnet: seconds on top of jax and optax", imports, 0.8))
-        self._time(at_most("verify_layer, dense 64→32, batch 64: seconds, first in a process", layer, 5))
-        self._time(at_most(f"verify_network, {sizes}, batch 64: seconds", network, 30))
+        self._time(at_most("import jaxnet: seconds on top of jax and optax", seconds, 0.8))
+
+    def verifying(self, seconds: dict[str, np.ndarray]) -> None:
+        """What a verdict costs, beside `check_grads` and in seconds."""
+        for rule in SMALL_RULES:
+            over = ratio(seconds, f"{VERIFY}: {rule}", f"{CHECK_GRADS}: {rule}")
+            self._time(at_most(f"{rule}: the first verdict in a process over check_grads", over, 2.0))
+        others = (name for name in seconds if not name.startswith((VERIFY, CHECK_GRADS)))
+        self._times += [Measurement(f"{name}: seconds", _median(seconds[name])) for name in others]
 
     def measurements(self) -> list[Measurement]:
         """All of them."""

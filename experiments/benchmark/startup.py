@@ -1,4 +1,4 @@
-"""What is paid once: compiling a deep stack, importing, and the first verification in a process."""
+"""What is paid once: compiling a deep stack, and importing."""
 
 import os
 import subprocess
@@ -35,20 +35,3 @@ def import_seconds() -> float:
     """What `import jaxnet` adds to `import jax, optax`, in a process of its own."""
     program = "import jax, optax, time; t = time.perf_counter(); import jaxnet; print(time.perf_counter() - t)"
     return float(printed(program))
-
-
-VERIFICATION = """
-import time, jax, jaxnet
-key, x, y = jax.random.key(0), jax.random.normal(jax.random.key(1), (64, 784)), jax.numpy.arange(64) % 10
-started = time.perf_counter()
-jaxnet.verify_layer(jaxnet.dense(64, 32), x[:, :64], key=key).raise_if_failed()
-layer = time.perf_counter() - started
-network = jaxnet.mlp((784, *{hidden}, 10))
-jaxnet.verify_network(network, jaxnet.softmax_cross_entropy, x, y, key=key).raise_if_failed()
-print(layer, time.perf_counter() - started - layer)
-"""
-
-
-def verification_seconds(hidden: tuple[int, ...]) -> list[float]:
-    """The first `verify_layer` and the first `verify_network` in a process of their own."""
-    return [float(number) for number in printed(VERIFICATION.format(hidden=hidden)).split()]

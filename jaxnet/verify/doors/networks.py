@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Unpack
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
@@ -112,14 +113,14 @@ def _following(finding: Finding, alone: list[Finding]) -> Finding:
 
 def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> list[Part]:
     """Every leaf with what enters it, the last first; equal leaves with equal inputs once."""
-    entered: dict[str, Any] = {}
+    entered: dict[str, tuple[Any, Any]] = {}
     paths = (path for path, _ in _leaves(network))
 
     def recording(leaf: Layer) -> Layer:
         path = next(paths)
 
         def forward(params: Any, inputs: Any) -> tuple[Any, Any]:
-            entered[path] = inputs
+            entered[path] = params, inputs
             return leaf.forward(params, inputs)
 
         return leaf._replace(forward=forward)
@@ -127,10 +128,11 @@ def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> l
     map_layers(recording, network).forward(params, x)
     parts: dict[Any, Part] = {}
     for path, leaf in _leaves(network):
-        inputs = entered[path]
+        own, inputs = entered[path]
         same = leaf, jnp.shape(inputs), jnp.result_type(inputs)
         parts.pop(same, None)
-        parts[same] = Part(path, leaf, leaf.init(key), _concrete(inputs, key))
+        inside = any(isinstance(array, Tracer) for array in jax.tree.leaves(own))
+        parts[same] = Part(path, leaf, leaf.init(key) if inside else own, _concrete(inputs, key))
     return list(reversed(parts.values()))
 
 

@@ -60,25 +60,26 @@ def verify_optimizer(
     """
     judged_in = settings(candidate, reference)
     params, steps = _checked(params), positive_integer("steps", steps)
-    generator = generator_of(key)
-    seed = int(generator.integers(2**32))
     notes: list[str] = []
+    found, judged = _verdict(judged_in, params, generator_of(key), steps, notes, native=native)
+    subject = " ".join(filter(None, ("optimizer", _name(candidate))))
+    return Report(subject, tuple(found), _units(judged, params), tuple(notes), _conditions(params, steps, judged))
 
-    def report(found: Sequence[Finding], judged: Sequence["Judged"] = ()) -> Report:
-        subject = " ".join(filter(None, ("optimizer", _name(candidate))))
-        return Report(subject, tuple(found), _units(judged, params), tuple(notes), _conditions(params, steps, judged))
 
+def _verdict(
+    judged_in: list[Setting], params: Any, generator: np.random.Generator, steps: int, notes: list[str], *, native: bool
+) -> tuple[list[Finding], list["Judged"]]:
+    """What is wrong, and the comparisons that showed it: form first, then float64, then the parameters' own dtypes."""
+    seed = int(generator.integers(2**32))
     try:
         first = judged_in[0].candidate()
     except Exception as error:
         text = f"the candidate cannot be built: it raises {in_words(error)}"
-        return report([Finding("updates", "unknown", text)])
+        return [Finding("updates", "unknown", text)], []
     checked = form.check(first, params, generator, _usual(judged_in[0], params))
     notes += checked.notes
     if checked.findings:
-        return report(checked.findings)
-    own_params = cast(params, float64=False)
-    own_unit = max(spacing(leaf.dtype) for leaf in jax.tree.leaves(own_params))
+        return list(checked.findings), []
     exact: list[Judged] = []
     if not native:
         try:
@@ -88,16 +89,18 @@ def verify_optimizer(
             notes.append(f"the candidate does not run in float64 ({error}): judged in the parameters' dtypes alone")
     found = _findings(exact, params, exact=True)
     if found:
-        return report(found, exact)
+        return found, exact
+    own_params = cast(params, float64=False)
+    own_unit = max(spacing(leaf.dtype) for leaf in jax.tree.leaves(own_params))
     try:
         in_own = Trial(own_params, seed, steps, False, own_unit, native=not exact)
         own = _judged(judged_in, in_own, checked.way, notes)
     except CandidateError as error:
-        return report([Finding("updates", "unknown", f"the candidate raises {error}")], exact)
+        return [Finding("updates", "unknown", f"the candidate raises {error}")], exact
     alike = {judged.setting.name: judged.comparison for judged in exact}
     own = [j._replace(comparison=j.comparison.among_the_equal(alike.get(j.setting.name))) for j in own]
     notes += dict.fromkeys(note for judged in exact or own for note in unmatched(judged.comparison))
-    return report(_findings(own, params, exact=not exact), exact or own)
+    return _findings(own, params, exact=not exact), exact or own
 
 
 class Judged(NamedTuple):
