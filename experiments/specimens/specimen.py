@@ -15,7 +15,9 @@ mistakes are planted, others are faults of public code, each entered together wi
         ...
 """
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from jaxnet.verify import Report
@@ -92,11 +94,11 @@ class Catalogue:
 
         return register
 
-    def right(self, of: Subject, source: str = "") -> Callable[[Rule], Rule]:
-        """A decorator for a right rule."""
+    def right(self, of: Subject, source: str = "", *, what: str = "") -> Callable[[Rule], Rule]:
+        """A decorator for a right rule; its own name says what it does, where nothing else does."""
 
         def register(rule: Rule) -> Rule:
-            self.enter(f"{of.area}: {words(rule)}", None, of.case(rule), source=source)
+            self.enter(f"{of.area}: {what or words(rule)}", None, of.case(rule), source=source)
             return rule
 
         return register
@@ -111,6 +113,12 @@ class Catalogue:
             return rule
 
         return register
+
+
+def collected(package: str, paths: Iterable[str]) -> tuple[Specimen, ...]:
+    """The specimens of the catalogues in the modules of a package."""
+    modules = (importlib.import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(paths))
+    return tuple(specimen for module in modules for specimen in module.catalogue.specimens)
 
 
 def words(rule: Rule) -> str:

@@ -331,6 +331,12 @@ def layer_norm_rule(ct, x, gain):
     return (d_x_hat - through_mean - through_variance) / deviation, (ct * x_hat).sum(axis=0)
 
 
+def root_mean_square_norm(x, epsilon=0.1):
+    """x divided by the root of its mean square."""
+    return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
+
+
+ROOT_MEAN_SQUARE = Function("normalization", root_mean_square_norm, lambda g, scale: (normal(g, m, n_in, scale=scale),))
 LAYER_NORM = Function("normalization", layer_norm, lambda g, scale: (normal(g, m, n_in), weights(g, scale, n_in)))
 
 # Networks ------------------------------------------------------------------------------------------------------------
