@@ -13,7 +13,7 @@ from jaxnet.verify.engine.program import Run, literal, literals, shaped
 from jaxnet.verify.mistakes.altered import Alter, Altered
 from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
-NEWTON_STEPS = 12
+NEWTON_STEPS, HALVINGS = 16, 6
 MOST = 32  # numbers that are looked at
 
 
@@ -50,22 +50,30 @@ def _with(numbers: Floats, i: int, value: float) -> Floats:
 
 
 def _solve(evidence: Evidence, gradient: Callable[[Comparison, float], Floats], start: float) -> float | None:
-    """The number with which the gradient is the candidate's, by Gauss and Newton from the function's own."""
+    """The number with which the gradient is the candidate's, by Gauss and Newton from the function's own, damped."""
     here = max(evidence.shown, key=lambda c: c.error(evidence.leaf))
     found = here.answer(evidence.leaf)
     if evidence.explains(here, gradient(here, 0.0)):
         return 0.0
-    value = start
+    value, finite = start, np.isfinite(found)
+    at = gradient(here, value)
     for _ in range(NEWTON_STEPS):
         step = 1e-4 * (abs(value) or 1e-8)
-        ahead, at, behind = (gradient(here, value + sign * step) for sign in (1, 0, -1))
-        slope = (ahead - behind) / (2 * step)
-        known = np.isfinite(slope) & np.isfinite(found) & np.isfinite(at)
+        slope = (gradient(here, value + step) - gradient(here, value - step)) / (2 * step)
+        known = np.isfinite(slope) & finite & np.isfinite(at)
         size = float(np.square(slope[known]).sum())
         if not size or not np.isfinite(size):
             return None
-        change = float((slope * (found - at))[known].sum()) / size
-        value = value + float(np.clip(change, -10 * abs(start), 10 * abs(start)))
+        change = float(np.clip((slope * (found - at))[known].sum() / size, -10 * abs(start), 10 * abs(start)))
+        misfit = np.square(found - at)[known].sum()
+        for _ in range(HALVINGS):  # beyond the first ones lie roots of negative numbers
+            ahead = gradient(here, value + change)
+            if np.square(found - ahead)[known].sum() <= misfit:
+                break
+            change /= 2
+        else:
+            break
+        value, at = value + change, ahead
         if abs(change) < 1e-9 * abs(value):
             break
     rounded = float(f"{value:.6g}")
