@@ -146,3 +146,16 @@ def test_loop_that_would_never_end_at_extreme_numbers_is_not_asked_to(key):
     report = verify_vjp(halved, halved_rule, x, key=key)
     report.raise_if_failed()
     assert any("no stress" in note for note in report.notes)
+
+
+TIES = jnp.array([[1.0, 0, 0, -1], [-1, -1, -1, -1], [-1, 1, 0, 1]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_element_that_seldom_comes_first_of_many_equal_ones_may_be_chosen(seed):
+    """Of a column's smallest ones the first, of the rows' largest ones the first: few directions do both."""
+
+    def largest_of_sorted(x):
+        return jax.lax.top_k(jnp.sort(x, 0), 1)[0]
+
+    verify_vjp(largest_of_sorted, autodiff(largest_of_sorted), TIES, key=jax.random.key(seed)).raise_if_failed()

@@ -11,7 +11,7 @@ from jaxnet.verify.engine.rounding import PERTURBATIONS
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import largest, limit_of
 
-PATIENCE = 6  # how often more gradients beside a point are sampled in vain
+PATIENCE = 12  # how often more gradients beside a point are sampled in vain
 AFFINE = 1e-4  # how far from the affine hull of the gradients beside a point a candidate may be, relative
 
 
@@ -102,13 +102,22 @@ def _all_around(trial: Trial) -> Floats:
 
 
 def _towards(trial: Trial, mask: Floats) -> Floats:
-    """Directions in which some elements of a mask are the first, the last or in the midst of all."""
+    """Directions in which some elements of a mask are the first, the last or in the midst of all, and ramps."""
     generator, size = trial.generator, mask.size
     directions = 0.5 * generator.uniform(-1, 1, (PERTURBATIONS, size))
-    for direction in directions:
+    for direction in directions[::2]:
         chosen = generator.choice(np.flatnonzero(mask), (mask.sum() + 1) // 2, replace=False)
         direction[chosen] = generator.choice((1.0, 0.0, 0.0, -1.0), len(chosen)) + 1e-2 * direction[chosen]
+    for direction in directions[1::2]:
+        direction[:] = 1e-2 * direction + _ramp(generator, mask.shape)
     return directions
+
+
+def _ramp(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Numbers that grow or fall along every axis: of equal ones, autodiff chooses the first, or the last."""
+    slopes = generator.choice((-1.0, 1.0), len(shape)) * generator.uniform(0.1, 1, len(shape))
+    axes = np.ix_(*(np.linspace(-0.5, 0.5, length) for length in shape))
+    return sum((slope * axis for slope, axis in zip(slopes, axes, strict=True)), np.zeros(shape)).ravel()
 
 
 def _bounds(samples: Floats) -> tuple[Floats, Floats]:
