@@ -159,3 +159,12 @@ def test_element_that_seldom_comes_first_of_many_equal_ones_may_be_chosen(seed):
         return jax.lax.top_k(jnp.sort(x, 0), 1)[0]
 
     verify_vjp(largest_of_sorted, autodiff(largest_of_sorted), TIES, key=jax.random.key(seed)).raise_if_failed()
+
+
+def test_large_cotangent_is_one_that_half_precision_inside_can_hold(key):
+    def summed(x):
+        return jnp.sum(x.astype(jnp.float16), -1).astype(jnp.float32)
+
+    x = jnp.array([[-1.0, 0.5], [0.5, 1.0]], "float32")
+    for native in (True, False):
+        verify_vjp(summed, autodiff(summed), x, key=key, native=native).raise_if_failed()

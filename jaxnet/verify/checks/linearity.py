@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
 from jaxnet.verify.engine.places import held_wide
+from jaxnet.verify.engine.precision import spacing
 from jaxnet.verify.report import Finding
 
 
@@ -16,8 +17,10 @@ def check(hearing: Hearing) -> Outcome:
     usual = next((c for c in hearing.in_domain(hearing.generic)), hearing.given)
     if case.function.scalar:
         return NOTHING
-    # Less in float16, which ends at 65504; a power of 2, so that nothing is rounded.
-    limit = min(math.sqrt(float(jnp.finfo(leaf.dtype).max)) for leaf in case.differentiated)
+    # Less in float16, which ends at 65504, and where the function may compute in it; a power of 2 rounds nothing.
+    dtypes = [leaf.dtype for leaf in case.differentiated]
+    dtypes += [np.dtype(np.float16)] if case.traits.narrowest >= spacing(np.float16) else []
+    limit = min(math.sqrt(float(jnp.finfo(dtype).max)) for dtype in dtypes)
     factors = {"cotangent of zeros": 0.0, "large cotangent": 2.0 ** math.floor(math.log2(min(1e6, limit)))}
     findings: dict[str, Finding] = {}
     for name, factor in factors.items():
