@@ -249,21 +249,21 @@ def _draw_shares(panel: Axes, shares: dict[str, dict[str, float]], title: str) -
 
 def _draw_gap(panel: Axes, drawn: dict[str, Any]) -> None:
     """How many rules are off by how many units of rounding, and where the limit lies between right and wrong."""
-    smallest = 1e-3
-    units = {name: np.maximum(drawn[f"units_{name}"], smallest) for name in ("right", "wrong")}
-    largest = max(np.max(numbers, initial=10 * drawn["limit"]) for numbers in units.values())
-    highest = math.ceil(math.log10(largest))
-    edges = 10.0 ** np.arange(math.log10(smallest), highest + 1, 0.5)
+    # Of a number that no rounding reaches, any error is immeasurably many units.
+    smallest, most = 1e-3, 1e20
+    units = {name: np.clip(drawn[f"units_{name}"], smallest, most) for name in ("right", "wrong")}
+    edges = 10.0 ** np.arange(math.log10(smallest), math.log10(most) + 1, 0.5)
     for (name, numbers), colour in zip(units.items(), (BLUE, RED), strict=True):
         panel.hist(numbers, edges.tolist(), color=colour, label=f"{name} rules", edgecolor="white", linewidth=0.5)
     panel.axvline(drawn["limit"], color=GREY, linestyle="--", linewidth=1)
     beside: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "color": GREY}
     panel.annotate("limit", (drawn["limit"], 1), (4, -10), **beside)
     panel.annotate("exactly 0", (smallest, 0), (-8, 6), rotation=90, **beside)
+    panel.annotate("or more", (most * 10**0.5, 0), (4, 6), rotation=90, **beside)
     panel.set(xscale="log", xlabel="largest error, in units of measured rounding", ylabel="cases")
-    panel.set_xlim(smallest / 10, None)
-    panel.set_xticks(10.0 ** np.arange(0, highest + 1, 4))
+    panel.set_xlim(smallest / 10, most * 30)
+    panel.set_xticks(10.0 ** np.arange(0, 21, 4))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_title("The gap between right and wrong rules")
-    panel.legend(loc=(0.45, 0.5))
+    panel.legend(loc="upper right")

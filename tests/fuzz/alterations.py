@@ -192,7 +192,7 @@ def wrong_at(given: tuple[Any, ...], backward: Backward, place: int, number: flo
         pulled = backward(args, cotangent)
         floats = [leaf for leaf in jax.tree.leaves(args) if is_float(leaf)]
         here = jnp.stack([(a == g.astype(a.dtype)).all() for a, g in zip(floats, known, strict=True)]).all()
-        added = number * sum(jnp.mean(c) for c in jax.tree.leaves(cotangent) if is_float(c)) * here
+        added = number * sum(jnp.mean(abs(c)) for c in jax.tree.leaves(cotangent) if is_float(c)) * here
         leaves, tree = jax.tree.flatten(pulled)
         start = 0
         for i, leaf in enumerate(leaves):

@@ -196,7 +196,11 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
         jumps = [~(np.abs(near[leaf] - gradient) <= how.jump * scale + bend) for near in nearby]
     # Where autodiff is not finite the gradients beside decide, but only at a point that somebody asked about.
     known = np.isfinite(gradient) | (comparison.place.name == "given")
-    return (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known & ~excused
+    doubtful = (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known & ~excused
+    if comparison.place.name != "given" and doubtful.any():
+        # Where rounding moves a gradient by more than its size, as beside a singular matrix, nothing is right.
+        doubtful &= largest(comparison.truth.noise[leaf]) <= max(comparison.truth.largest(leaf), usual)
+    return doubtful
 
 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:

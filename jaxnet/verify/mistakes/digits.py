@@ -10,6 +10,7 @@ from jaxnet.verify.engine.trial import narrowest
 from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 NEARLY = 1e-5
+ROUNDED = 0.05  # no sum of rounded numbers is worse
 
 
 def lost_digits(evidence: Evidence) -> Verdict | None:
@@ -76,7 +77,7 @@ def narrow(evidence: Evidence) -> Verdict | None:
     if not evidence.trial.traced or not evidence.trial.exact or _few(evidence):
         return None
     unit = narrowest(evidence.case)
-    if unit <= DOUBLE or max(c.error(leaf) for c in shown) > 64 * unit:
+    if unit <= max(DOUBLE, *evidence.case.units) or max(c.error(leaf) for c in shown) > min(64 * unit, ROUNDED):
         return None
     return (
         "precision",

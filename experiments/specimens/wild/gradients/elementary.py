@@ -374,7 +374,7 @@ def exponential_minus_one_rule(ct, x):
 @found(
     "tenstorrent/tt-metal#55723",
     "precision",
-    of=of_one(exponential_minus_one, lambda g: (uniform(g, -18, -14, 5),)),
+    of=of_one(exponential_minus_one, lambda g: (uniform(g, -20, -17, 5),)),
     mended=exponential_minus_one_rule,
 )
 def exponential_from_its_difference_to_one(ct, x):
