@@ -181,3 +181,13 @@ def test_one_wrong_element_in_half_precision_is_not_called_what_coarse_rounding_
     with jax.enable_x64(False):
         report = verify_vjp(lambda x: 2 * x, rule, x, key=jax.random.key(seed))
     assert kind(report) not in ("mask", "precision")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_gradients_beyond_a_jump_say_nothing_about_the_point(key, native):
+    def jumps(x):
+        return jax.lax.cond((x**2).sum() > 0, jnp.sin, jnp.cos, x) + 2 * x
+
+    x = jnp.zeros(2, "float32")
+    verify_vjp(jumps, autodiff(jumps), x, key=key, native=native).raise_if_failed()
+    assert not verify_vjp(jumps, autodiff(jumps, 1.5), x, key=key, native=native)

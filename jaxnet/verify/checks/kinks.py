@@ -32,12 +32,14 @@ class Beside(NamedTuple):
         jump: what they differ by, relative to the largest, where they do jump.
         slack: how far outside of them a number still counts as between, relative to the largest: it allows for the bend
             of a smooth function and for rounding.
+        continuous: whether the function's values beside the point are those at it.
     """
 
     wide: Leaves
     close: Leaves
     jump: float
     slack: float
+    continuous: bool
 
     def bounds(self, leaf: int) -> tuple[Floats, Floats]:
         """The least and the largest gradient, element by element."""
@@ -70,7 +72,7 @@ class Beside(NamedTuple):
         """What both have seen."""
         both = zip((self.wide, self.close), (other.wide, other.close), strict=True)
         wide, close = ([np.concatenate(pair) for pair in zip(*pairs, strict=True)] for pairs in both)
-        return self._replace(wide=wide, close=close)
+        return self._replace(wide=wide, close=close, continuous=self.continuous and other.continuous)
 
 
 def steps(trial: Trial) -> Steps | None:
@@ -84,14 +86,18 @@ def steps(trial: Trial) -> Steps | None:
 
 
 def beside(trial: Trial, comparison: Comparison, leaf: int | None, directions: Floats) -> Beside | None:
-    """The gradients right beside a point; None where they cannot be had, or the function is not continuous there."""
+    """The gradients right beside a point; None where they cannot be had."""
     how = steps(trial)
     if how is None or trial.function.mode == "differences":
         return None
     if not all(np.isfinite(output).all() for output in comparison.truth.outputs):
         return None
-    wide, close = trial.function.beside(comparison.place, (how.wide, how.close), leaf, directions)
-    return Beside(wide, close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit))
+    (_, wide), (outputs, close) = trial.function.beside(comparison.place, (how.wide, how.close), leaf, directions)
+    continuous = all(
+        largest(moved - here) <= how.jump * (largest(here) or 1.0)
+        for moved, here in zip(outputs, comparison.truth.outputs, strict=True)
+    )
+    return Beside(wide, close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit), continuous)
 
 
 def _all_around(trial: Trial) -> Floats:
@@ -217,6 +223,8 @@ def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats
     # At a kink, what autodiff says is a convention like others; where there is none, it is right.
     on_kinks = doubtful & kinked & comparison.differs(leaf)
     outside = np.where(smooth, doubtful & comparison.wrong(leaf), np.where(kinked, outside & on_kinks, outside))
+    if not around.continuous:  # what lies beside a jump is another function
+        outside &= comparison.wrong(leaf)
     if outside.any() or not on_kinks.any() or _in_affine_hull(found, leaf, around):
         return outside
     return on_kinks

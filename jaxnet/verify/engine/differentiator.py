@@ -189,8 +189,10 @@ class Differentiator:
             return truth.in_unit(unit).noise
         return [_largest_change(stack[1:], stack[0]) + unit * largest(stack[0]) for stack in moved]
 
-    def beside(self, place: Place, steps: tuple[float, ...], leaf: int | None, directions: Floats) -> list[Leaves]:
-        """Gradients right beside a point: inputs and intermediate results moved a relative step, zeros a step of 1.
+    def beside(
+        self, place: Place, steps: tuple[float, ...], leaf: int | None, directions: Floats
+    ) -> list[tuple[Leaves, Leaves]]:
+        """Outputs and gradients right beside a point, all moved a relative step, zeros a step of 1; for each step.
 
         Args:
             place: the point.
@@ -205,7 +207,7 @@ class Differentiator:
             starts = moving.slots.starts(self.generator, len(directions))
             starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
             units = np.ones(starts.shape)
-            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0)[1] for step in steps]
+            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
 
     def _moved(self, place: Place, unit: float, at_inputs: list[float] | None = None) -> tuple[Leaves, Leaves]:
         """Outputs and gradients, one a row, where everything is moved by a unit in its last place."""
