@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxnet.verify.engine.precision import is_float
-from jaxnet.verify.engine.program import interpret, plain, shaped
+from jaxnet.verify.engine.program import interpret, of_scan, plain, shaped
 
 CONVERGED = 1e-3
 
@@ -16,8 +16,7 @@ def iterates(equation: JaxprEqn) -> bool:
     """Whether the equation is a loop that repeats one map on its carry: a solver, an iteration to a fixed point."""
     if equation.primitive.name == "while":
         return any(is_float(shaped(v)) for v in equation.outvars)
-    params = equation.params
-    return equation.primitive.name == "scan" and len(equation.invars) == params["num_consts"] + params["num_carry"]
+    return equation.primitive.name == "scan" and len(equation.invars) == sum(of_scan(equation.params))
 
 
 def with_one_more_round(program: ClosedJaxpr, arguments: Sequence[Any]) -> tuple[list[Any], Any]:
@@ -36,7 +35,7 @@ def with_one_more_round(program: ClosedJaxpr, arguments: Sequence[Any]) -> tuple
             first = params["cond_nconsts"]
             constants, body = inputs[first : first + params["body_nconsts"]], params["body_jaxpr"]
         else:
-            constants, body = inputs[: params["num_consts"]], params["jaxpr"]
+            constants, body = inputs[: of_scan(params)[0]], params["jaxpr"]
         carried = len(inputs) - len(constants) - params.get("cond_nconsts", 0)
         again = plain(body, [*constants, *outputs[:carried]])[:carried]
         for before, after in zip(outputs, again, strict=False):

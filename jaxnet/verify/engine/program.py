@@ -78,9 +78,17 @@ def plain(program: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     return interpret(program, arguments, lambda equation, inputs, run: run(*inputs))
 
 
+def of_scan(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(constants), len(carried)
+
+
 def _scan(params: dict[str, Any], inputs: Sequence[Any], visit: Visitor) -> list[Any]:
     """A scan whose body is interpreted."""
-    body, constants, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    body, (constants, carried) = params["jaxpr"], of_scan(params)
     fixed, start, stacked = inputs[:constants], inputs[constants : constants + carried], inputs[constants + carried :]
 
     def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -18,7 +18,7 @@ from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves, compiled, in_float64, is_float, widened
-from jaxnet.verify.engine.program import compute, inner, shaped
+from jaxnet.verify.engine.program import compute, inner, of_scan, shaped
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.mistakes.evidence import Evidence
 
@@ -235,7 +235,7 @@ class _Walk:
 
     def _scan(self, equation: JaxprEqn, inputs: list[Any]) -> tuple[list[Any], dict[Site, Any]]:
         params, begin = equation.params, self.number
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = of_scan(params)
         fixed, start = inputs[:constants], inputs[constants : constants + carried]
         last = begin
 
