@@ -161,9 +161,20 @@ def test_the_rules_whose_verdicts_are_timed_are_right(rule):
 
 def test_the_wrong_rules_whose_verdicts_are_timed_are_wrong():
     a, ct = jnp.asarray([0.3, -1.0, 2.0]), jnp.ones(3)
-    right = jax.vjp(verifying._chain, a)[1](ct)[0]
+    right = jax.vjp(verifying.chain, a)[1](ct)[0]
     for rule in verifying.WRONG.values():
         assert (abs(rule((a,), ct)[0] / right - 1) > 1e-3).any()
+
+
+@pytest.mark.parametrize(("ratio", "holds"), [(1.9, True), (2.1, False)])
+def test_first_verdict_may_take_twice_the_time_of_check_grads(ratio, holds):
+    times = {verifying.VERIFY: ratio, verifying.CHECK_GRADS: 1.0}
+    seconds = {f"{judge}: {rule}": np.full(3, times[judge]) for rule in verifying.SMALL for judge in times}
+    judge = Judge(decides=True)
+    judge.verifying(seconds | {verifying.NETWORK: np.full(3, 9.0)})
+    *ratios, network = judge.measurements()
+    assert [measured.holds for measured in ratios] == [holds] * len(verifying.SMALL)
+    assert (network.value, network.holds) == (9.0, None)
 
 
 def known(step):

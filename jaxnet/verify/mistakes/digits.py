@@ -10,7 +10,7 @@ from jaxnet.verify.engine.trial import narrowest
 from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 NEARLY = 1e-5
-ROUNDED = 0.05  # no sum of rounded numbers is worse
+ROUNDED = 0.05  # what is farther off than this is not called rounding
 
 
 def lost_digits(evidence: Evidence) -> Verdict | None:
