@@ -413,3 +413,43 @@ def test_what_cancels_by_whatever_formula_is_nobody_s_mistake(key):
         return (p * (ct - (p * ct).sum()),)
 
     verify_vjp(shifted_softmax, backward, jnp.asarray([0.0, 20.0], "float32"), key=key).raise_if_failed()
+
+
+def sylvester(a, b, c):
+    """The X that solves a X + X b = c."""
+    m, n = c.shape
+    system = jnp.kron(a, jnp.eye(n, dtype=a.dtype)) + jnp.kron(jnp.eye(m, dtype=a.dtype), b.T)
+    return jnp.linalg.solve(system, c.reshape(-1)).reshape(m, n)
+
+
+def sylvester_rule(args, ct):
+    a, b, _ = args
+    solution, pulled = sylvester(*args), sylvester(a.T, b.T, ct)
+    return -pulled @ solution.T, -solution.T @ pulled, pulled
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape, "float32")
+
+
+@pytest.mark.parametrize("seed", [5, 11])
+def test_nothing_is_right_beside_a_singular_matrix(seed):
+    a, b = (2 * jnp.eye(n, dtype="float32") + 0.3 * draw(s, n, n) for n, s in ((3, seed), (2, seed + 100)))
+    with jax.enable_x64(False):
+        verify_vjp(sylvester, sylvester_rule, a, b, draw(seed + 200, 3, 2), key=jax.random.key(seed)).raise_if_failed()
+
+
+def unit(x):
+    return x / jnp.sqrt((x**2).sum())
+
+
+def unit_rule(args, ct):
+    (x,) = args
+    length = jnp.sqrt((x**2).sum())
+    return ((ct - x * (x @ ct) / length**2) / length,)
+
+
+@pytest.mark.parametrize("seed", [3, 6])
+def test_squares_that_underflow_lose_no_digits_that_count(seed):
+    with jax.enable_x64(False):
+        verify_vjp(unit, unit_rule, 2 + 0.5 * draw(seed, 4), key=jax.random.key(seed)).raise_if_failed()
