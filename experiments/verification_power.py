@@ -266,4 +266,5 @@ def _draw_gap(panel: Axes, drawn: dict[str, Any]) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_title("The gap between right and wrong rules")
+    panel.set_ylim(0, 1.2 * panel.get_ylim()[1])  # room for the legend
     panel.legend(loc="upper right")
