@@ -7,6 +7,7 @@ appears under its name only when it is complete, so that a run that is killed wh
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -217,8 +218,10 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in a part of a line."""
-    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}"
+    """What an error says, in a part of a line: of one that was passed on through many layers, what the system said."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    system = re.search(r"[^:]+(?= \[os_error_code)", said)
+    return f"{system.group().strip() if system else said:.200}"
 
 
 def _numbers(state: TrainState) -> list[Any]:

@@ -166,13 +166,16 @@ def test_records_of_other_processes_come_in_order_and_with_their_files(quick_run
     }
 
 
+# A suite that a script runs in the background ignores interrupts, and so would this process.
 LONG_BESIDE_SHORT = """
+import signal
 import sys
 from pathlib import Path
 import jax
 from rich.console import Console
 from experiments import runner
 from experiments.experiment import Options
+signal.signal(signal.SIGINT, signal.default_int_handler)
 options = Options(jax.random.key(0))
 tasks = {"input_normalization": options._replace(seeds=10_000), "logistic_regression": options._replace(quick=True)}
 runner.run_all(tasks, Path(sys.argv[1]), Console(), jobs=2)

@@ -182,10 +182,12 @@ CUMULATIVE = """
 jnp.cumsum({x}, {axis}) | jnp.cumprod({x}, {axis}) | lax.cummax({x}, {axis}) | lax.cumlogsumexp({x}, {axis}) |
 lax.cumsum({x}, {axis}, reverse=True) | jnp.cumprod(jnp.cos({x}), {axis}) | lax.cummin({x}, {axis}, reverse=True)
 """
+# JAX reads the last element where an index is too large, and gives it no derivative: right rules would differ.
 GATHERING = """
-jnp.take({x}, jnp.array({indices}), {axis}) | {x}[jnp.array({indices})] | jnp.take({x}, {i}, {axis}, mode='wrap') |
+jnp.take({x}, jnp.array({indices}), {axis}) | {x}[jnp.array({indices}) % {x}.shape[0]] |
+jnp.take({x}, {i}, {axis}, mode='wrap') |
 {x}[1:] | {x}[..., ::-1] | {x}[::2] | jnp.take_along_axis({x}, jnp.argsort({x}, {axis}), {axis}) |
-{x}[jnp.argmax({x}) % {x}.shape[0]] | lax.dynamic_slice_in_dim({x}, 1, 1, {axis}) | {x}[jnp.clip({i}, 0, 1)] |
+{x}[jnp.argmax({x}) % {x}.shape[0]] | lax.dynamic_slice_in_dim({x}, 1, 1, {axis}) | {x}[{i} % {x}.shape[0]] |
 jnp.where(jnp.arange({x}.shape[-1]) < 1, {x}, 0)
 """
 SCATTERING = """

@@ -204,6 +204,7 @@ def test_choices_are_of_fields_whose_default_is_one_of_them():
     assert all(getattr(Recipe(RATES), field) in values for field, values in CHOICES.items())
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("choice", VALUES, ids=named)
 def test_choice_changes_updates_and_is_named(choice):
     field, value = choice
@@ -258,6 +259,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("other", OTHERS)
 def test_numbers_and_several_fields_are_named(other):
     changes, sentence = OTHERS[other]

@@ -12,6 +12,7 @@ from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import largest, limit_of
 
 PATIENCE = 12  # how often more gradients beside a point are sampled in vain
+AMPLIFIED = 1e6  # times its usual size: rounding that moves a gradient by so much leaves nothing to be right about
 AFFINE = 1e-4  # how far from the affine hull of the gradients beside a point a candidate may be, relative
 
 
@@ -158,7 +159,7 @@ def settled(trial: Trial, comparison: Comparison, leaves: list[int], usual: Comp
         leaves: that are looked at.
         usual: at the given point, where the gradient has its usual size.
     """
-    doubtful = {leaf: _doubtful(trial, comparison, leaf, usual.truth.largest(leaf)) for leaf in leaves}
+    doubtful = {leaf: _doubtful(trial, comparison, leaf, usual) for leaf in leaves}
     unknown = {leaf: ~np.isfinite(comparison.truth.gradient[leaf]) for leaf in leaves}
     looked = any(mask.any() for mask in doubtful.values())
     around = beside(trial, comparison, None, _all_around(trial)) if looked else None
@@ -187,7 +188,7 @@ def _with_more(trial: Trial, comparison: Comparison, leaf: int, doubtful: Floats
     return around
 
 
-def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> Floats:
+def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: Comparison) -> Floats:
     """The elements that are wrong; at a special point also those beside which autodiff says otherwise.
 
     What rounding does is no measure at a kink, where it changes everything: every difference is doubtful there.
@@ -198,15 +199,25 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: float) -> 
     nearby = trial.function.nearby(comparison.place, how.wide)
     scale = max(comparison.truth.largest(leaf), *(largest(near[leaf]) for near in nearby))
     with np.errstate(all="ignore"):
-        bend = 1e3 * how.wide * usual  # what a smooth function may change by on the way
+        bend = 1e3 * how.wide * usual.truth.largest(leaf)  # what a smooth function may change by on the way
         jumps = [~(np.abs(near[leaf] - gradient) <= how.jump * scale + bend) for near in nearby]
     # Where autodiff is not finite the gradients beside decide, but only at a point that somebody asked about.
     known = np.isfinite(gradient) | (comparison.place.name == "given")
     doubtful = (comparison.differs(leaf) | np.logical_or.reduce(jumps)) & known & ~excused
     if comparison.place.name != "given" and doubtful.any():
-        # Where rounding moves a gradient by more than its size, as beside a singular matrix, nothing is right.
-        doubtful &= largest(comparison.truth.noise[leaf]) <= max(comparison.truth.largest(leaf), usual)
+        doubtful &= not _lost_to_rounding(comparison, leaf, usual)
     return doubtful
+
+
+def _lost_to_rounding(comparison: Comparison, leaf: int, usual: Comparison) -> bool:
+    """Whether rounding moves the gradient by more than its size, as beside a singular matrix: nothing is right there.
+
+    One leaf's rounding may by chance be less than its size; so one that is much larger than any is usually is enough.
+    """
+    noise = [largest(noise) for noise in comparison.truth.noise]
+    sizes = [usual.truth.largest(other) for other in range(len(noise))]
+    own = max(comparison.truth.largest(leaf), sizes[leaf])
+    return noise[leaf] > own or max(noise) > AMPLIFIED * (max(sizes) or 1.0)
 
 
 def _outside(comparison: Comparison, leaf: int, around: Beside, doubtful: Floats) -> Floats:

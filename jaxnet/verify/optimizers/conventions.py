@@ -127,7 +127,7 @@ CHOICES: dict[str, dict[object, str]] = {
 }
 # Choices that leave a term out.
 MISSING = {("eps_at", "nowhere"), ("decay_at", "nowhere")}
-SCREENED_STEPS = (4, 24)
+SCREENED_STEPS = (1, 4, 24)
 LATE = 32  # steps after which pairs of changes are not looked for: every one is simulated from the start
 IN_FLOAT64, IN_OWN_DTYPE = 1e-9, 1e-3
 OF_THE_DIFFERENCE = 1e-4
@@ -316,9 +316,12 @@ def identify_two(exhibits: Sequence[Exhibit], slack: float) -> list[Explanation]
     found = _Search.of(exhibits, slack)
     if found is None or found.start > LATE:
         return []
-    for one, other in itertools.combinations([*_usual(found.recipe), *variations(found.recipe)], 2):
+    singles = [(v, found.matters(v)) for v in (*_usual(found.recipe), *variations(found.recipe))]
+    for (one, matters), (other, matters_too) in itertools.combinations(singles, 2):
+        if set(one.fields) & set(other.fields) or not (matters or matters_too):
+            continue
         both = one._replace(change=lambda recipe, one=one, other=other: other.change(one.change(recipe)))
-        if not set(one.fields) & set(other.fields) and found.explains(both):
+        if found.explains(both):
             return [Explanation("convention", f"two things differ. {one.sentence()}. {other.sentence()}")]
     return []
 
@@ -354,6 +357,15 @@ class _Search(NamedTuple):
             return None
         screens = [shown.until(start + steps) for steps in SCREENED_STEPS]
         return _Search(known, screens, shown, recipe, start, slack)
+
+    def matters(self, variation: Variation) -> bool:
+        """Whether the recipe so changed makes other updates in some of the first steps."""
+        screen = self.screens[-1]
+        own, changed = (
+            simulate(recipe, screen.gradients, screen.parameters)
+            for recipe in (self.recipe, variation.change(self.recipe))
+        )
+        return not np.array_equal(own, changed, equal_nan=True)
 
     def explains(self, variation: Variation) -> bool:
         """Whether the recipes so changed give the candidate's updates."""

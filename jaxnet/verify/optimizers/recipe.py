@@ -3,7 +3,7 @@
 Adam, RMSProp, momentum and their kin are one recipe with other choices, and so are the mistakes people make with them.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -189,21 +189,44 @@ def _count(r: Recipe, step: int) -> int:
 def _first(r: Recipe, m: Floats, g: Floats) -> Floats:
     if r.lion:
         return r.b2 * m + (1 - r.b2) * g
-    forms = {"nothing": g, "average": r.b1 * m + (1 - r.b1) * g, "exchanged": (1 - r.b1) * m + r.b1 * g}
-    return (forms | {"sum": r.b1 * m + g})[r.first]
+    match r.first:
+        case "nothing":
+            return g
+        case "average":
+            return r.b1 * m + (1 - r.b1) * g
+        case "exchanged":
+            return (1 - r.b1) * m + r.b1 * g
+        case "sum":
+            return r.b1 * m + g
 
 
 def _second(r: Recipe, v: Floats, g: Floats, m: Floats) -> Floats:
-    what: Any = {"g²": np.square(g), "|g|": np.abs(g), "m²": np.square(m), "(g - m)²": np.square(g - m)}[r.of]
-    if r.second == "maximum":
-        return np.maximum(r.b2 * v, np.abs(g) + (r.eps if r.eps_at == "outside" else 0))
-    return {
-        "nothing": v,
-        "average": r.b2 * v + (1 - r.b2) * what,
-        "exchanged": (1 - r.b2) * v + r.b2 * what,
-        "decayed sum": r.b2 * v + what,
-        "sum": v + what,
-    }[r.second]
+    match r.second:
+        case "nothing":
+            return v
+        case "maximum":
+            return np.maximum(r.b2 * v, np.abs(g) + (r.eps if r.eps_at == "outside" else 0))
+        case "average":
+            return r.b2 * v + (1 - r.b2) * _averaged(r, g, m)
+        case "exchanged":
+            return (1 - r.b2) * v + r.b2 * _averaged(r, g, m)
+        case "decayed sum":
+            return r.b2 * v + _averaged(r, g, m)
+        case "sum":
+            return v + _averaged(r, g, m)
+
+
+def _averaged(r: Recipe, g: Floats, m: Floats) -> Floats:
+    """What v is made of."""
+    match r.of:
+        case "g²":
+            return np.square(g)
+        case "|g|":
+            return np.abs(g)
+        case "m²":
+            return np.square(m)
+        case "(g - m)²":
+            return np.square(g - m)
 
 
 def _numerator(r: Recipe, m: Floats, m_before: Floats, g: Floats, t: int) -> Floats:
