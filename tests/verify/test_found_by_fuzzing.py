@@ -191,3 +191,14 @@ def test_gradients_beyond_a_jump_say_nothing_about_the_point(key, native):
     x = jnp.zeros(2, "float32")
     verify_vjp(jumps, autodiff(jumps), x, key=key, native=native).raise_if_failed()
     assert not verify_vjp(jumps, autodiff(jumps, 1.5), x, key=key, native=native)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_square_that_float16_does_not_hold_leaves_autodiff_no_truth(seed):
+    def function(x):
+        return x / (1 + x**2)
+
+    x = jnp.asarray([[1.0, 0.5], [0.5, 0.0], [0.0, -1.0], [-1.0, -1.0]], jnp.float16)
+    key = jax.random.key(seed)
+    verify_vjp(function, autodiff(function), x, key=key, native=True).raise_if_failed()
+    assert not verify_vjp(function, autodiff(function, 1.1), x, key=key, native=True)

@@ -18,7 +18,7 @@ from jaxnet.verify.engine.differentiator import Differentiator
 from jaxnet.verify.engine.hearing import NOTHING, Hearing, Outcome
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import HALF, Floats, Leaves
-from jaxnet.verify.engine.trial import answer, own_unit
+from jaxnet.verify.engine.trial import answer, errors_of_autodiff, own_unit
 from jaxnet.verify.engine.truth import Truth, limit_of
 from jaxnet.verify.mistakes import diagnose
 from jaxnet.verify.mistakes.evidence import Evidence
@@ -80,23 +80,17 @@ def _allowed(function: Differentiator, truth: Truth, place: Place) -> Leaves:
     Where autodiff overflows any finite answer will do; where the right value does not fit the dtype, or autodiff fails
     because squares underflow or in half precision, any answer.
     """
-    own = Differentiator(function.case, function.mode, False, function.generator)
-    _, automatic = own.derivative(place.point, place.cotangent)
     allowed = []
-    measured = function.noise_as_written(truth, place)
-    for noise, found, expected, leaf in zip(
-        measured, automatic, truth.gradient, function.case.differentiated, strict=True
+    measured, errors = function.noise_as_written(truth, place), errors_of_autodiff(function, truth, place)
+    for noise, error, expected, leaf in zip(
+        measured, errors, truth.gradient, function.case.differentiated, strict=True
     ):
         limits = jnp.finfo(leaf.dtype)
         with np.errstate(all="ignore"):
-            error = np.abs(found - expected)
-            finite = np.isfinite(error)
-            typical = np.sqrt(np.mean(np.square(error), where=finite)) if finite.any() else 0.0
-            errors = np.where(finite, error + typical, np.finfo(float).max)
-            total = noise + errors + float(limits.eps) * np.abs(expected) + float(limits.tiny)
+            total = noise + error + float(limits.eps) * np.abs(expected) + float(limits.tiny)
         fits = np.abs(expected) < 0.5 * float(limits.max)
         finite_will_do = not place.tiny and float(limits.eps) < HALF
-        allowed.append(np.where(fits & (finite | finite_will_do), total, np.nan))
+        allowed.append(np.where(fits & ((error < np.finfo(float).max) | finite_will_do), total, np.nan))
     return allowed
 
 

@@ -30,7 +30,7 @@ from jaxnet.verify.engine.precision import (
     widened,
 )
 from jaxnet.verify.engine.program import narrowings
-from jaxnet.verify.engine.truth import limit_of
+from jaxnet.verify.engine.truth import Truth, limit_of
 
 SIDES = (1, 2, 3)  # to which numbers in narrower dtypes are moved; the most that this changes, twice, is in doubt
 
@@ -144,11 +144,17 @@ class Trial:
         if self.native:
             own, measured = self.case.differentiated, truth
             gradient = [_representable(g, leaf) for g, leaf in zip(truth.gradient, own, strict=True)]
-            smallest = [float(jnp.finfo(leaf.dtype).tiny) for leaf in own]
-            truth = truth.with_noise(
-                lambda: [n + least for n, least in zip(measured.noise, smallest, strict=True)], gradient
-            )
+            truth = truth.with_noise(lambda: self._noise_in_own_dtype(measured, place), gradient)
         return Comparison(place, truth, found, self.limit)
+
+    def _noise_in_own_dtype(self, truth: Truth, place: Place) -> Leaves:
+        """The noise, what underflows, and under stress what autodiff loses in this dtype."""
+        noise = [
+            n + float(jnp.finfo(leaf.dtype).tiny) for n, leaf in zip(truth.noise, self.case.differentiated, strict=True)
+        ]
+        if place.role != "stress":
+            return noise
+        return [n + error for n, error in zip(noise, errors_of_autodiff(self.function, truth, place), strict=True)]
 
     def _doubt_of_numbers(self, place: Place, gradient: Leaves, found: Leaves) -> Leaves:
         """What half a unit makes of the numbers that stand in programs in dtypes narrower than float64."""
@@ -167,6 +173,19 @@ class Trial:
                     if a is not None and b is not None and a.shape == most[i].shape:
                         most[i] = np.maximum(most[i], 2 * np.nan_to_num(np.abs(a - b), posinf=0))
         return most
+
+
+def errors_of_autodiff(function: Differentiator, truth: Truth, place: Place) -> Leaves:
+    """By how much autodiff in the user's dtypes is off, and typically is; the largest number where it overflows."""
+    own = Differentiator(function.case, function.mode, False, function.generator)
+    errors = []
+    for found, expected in zip(own.derivative(place.point, place.cotangent)[1], truth.gradient, strict=True):
+        with np.errstate(all="ignore"):
+            error = np.abs(found - expected)
+            finite = np.isfinite(error)
+            typical = np.sqrt(np.mean(np.square(error), where=finite)) if finite.any() else 0.0
+            errors.append(np.where(finite, error + typical, np.finfo(float).max))
+    return errors
 
 
 def _representable(gradient: Floats, leaf: Any) -> Floats:
