@@ -202,3 +202,14 @@ def test_square_that_float16_does_not_hold_leaves_autodiff_no_truth(seed):
     key = jax.random.key(seed)
     verify_vjp(function, autodiff(function), x, key=key, native=True).raise_if_failed()
     assert not verify_vjp(function, autodiff(function, 1.1), x, key=key, native=True)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_exponent_that_must_be_whole_hides_nothing(key, factor):
+    def function(x):
+        return jnp.tanh(x) ** jnp.asarray([2, 3, 0])
+
+    x = jnp.asarray([-1.2, 0.5, -0.4], "float32")
+    with jax.numpy_dtype_promotion("standard"):
+        report = verify_vjp(function, autodiff(function, factor), x, key=key)
+    assert kind(report) == (None if factor == 1.0 else "scale")

@@ -194,6 +194,9 @@ class Differentiator:
     ) -> list[tuple[Leaves, Leaves]]:
         """Outputs and gradients right beside a point, all moved a relative step, zeros a step of 1; for each step.
 
+        Where a moved result leaves the domain of what takes it, as an exponent does that is no longer whole, the inputs
+        alone are moved.
+
         Args:
             place: the point.
             steps: how far it is gone, in the same directions.
@@ -207,7 +210,15 @@ class Differentiator:
             starts = moving.slots.starts(self.generator, len(directions))
             starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
             units = np.ones(starts.shape)
-            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
+
+            def sampled() -> list[tuple[Leaves, Leaves]]:
+                return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
+
+            found = sampled()
+            if all(np.isfinite(leaf).all() for _, gradients in found for leaf in gradients):
+                return found
+            units[:, moving.slots.inputs :] = 0
+            return sampled()
 
     def _moved(self, place: Place, unit: float, at_inputs: list[float] | None = None) -> tuple[Leaves, Leaves]:
         """Outputs and gradients, one a row, where everything is moved by a unit in its last place."""
