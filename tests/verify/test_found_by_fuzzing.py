@@ -213,3 +213,14 @@ def test_exponent_that_must_be_whole_hides_nothing(key, factor):
     with jax.numpy_dtype_promotion("standard"):
         report = verify_vjp(function, autodiff(function, factor), x, key=key)
     assert kind(report) == (None if factor == 1.0 else "scale")
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.9])
+def test_floor_of_constants_is_no_kink_and_no_rounding(key, factor):
+    halves = jnp.asarray([2.0, 4.0, 6.0], "float32")
+
+    def function(x):
+        return jnp.floor(halves * 0.5) * jnp.sin(x)
+
+    report = verify_vjp(function, autodiff(function, factor), normal(3).astype("float32"), key=key)
+    assert kind(report) == (None if factor == 1.0 else "scale")

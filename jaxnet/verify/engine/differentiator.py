@@ -16,6 +16,7 @@ from jaxnet.verify.engine.constants import anew
 from jaxnet.verify.engine.iteration import CONVERGED, with_one_more_round
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, precision, spacing, widened
+from jaxnet.verify.engine.program import following
 from jaxnet.verify.engine.randomness import signs
 from jaxnet.verify.engine.rounding import PERTURBATIONS, Moves, Slots
 from jaxnet.verify.engine.truth import Truth, largest, limit_of
@@ -31,11 +32,14 @@ class Moving(NamedTuple):
         run: (leaves, ways, starts, units, at_zero) -> outputs and gradients for each row of starts and units.
         slots: the places where something is moved.
         spacings: the units in the last place of what is moved, in the dtypes that the program is written in.
+        follows: whether a place depends on what is differentiated or on the cotangent: in float64 the others stay, as
+            a floor of a whole number that is moved is another number.
     """
 
     run: Any
     slots: Slots
     spacings: Floats
+    follows: Floats
 
 
 @memoized
@@ -60,7 +64,10 @@ def _moving(function: Function, mode: Mode, exact: bool, lift: bool, shapes: Sha
 
         return jax.lax.map(moved, (starts, units))
 
-    return Moving(run, slots, spacings)
+    follows = np.ones(slots.count)
+    dependent = following(traced, [i != 1 for i, leaves in enumerate(shapes) for _ in leaves])
+    follows[[number for identity, number in slots.numbers.items() if identity not in dependent]] = 0
+    return Moving(run, slots, spacings, follows)
 
 
 class _OneMoreRound(NamedTuple):
@@ -209,7 +216,7 @@ class Differentiator:
             ways, begins = moving.slots.parts(self.generator, directions)
             starts = moving.slots.starts(self.generator, len(directions))
             starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
-            units = np.ones(starts.shape)
+            units = np.tile(moving.follows, (len(directions), 1))
 
             def sampled() -> list[tuple[Leaves, Leaves]]:
                 return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
@@ -230,7 +237,7 @@ class Differentiator:
                 units[:, : len(at_inputs)] = at_inputs
             if not self.exact:
                 units = np.where(units, np.maximum(units, moving.spacings), 0)
-            return self._run(moving, leaves, units)
+            return self._run(moving, leaves, units * moving.follows if self.exact else units)
 
     def _run(
         self,

@@ -148,6 +148,24 @@ def equations(program: Any) -> Iterator[JaxprEqn]:
             yield from equations(inside)
 
 
+def following(program: ClosedJaxpr, inputs: Sequence[bool]) -> set[int]:
+    """The identities of the equations whose results depend on some of the inputs; a loop does as a whole."""
+    found: set[int] = set()
+    follows = object()
+
+    def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+        if inner(equation) is not None:
+            return run(*inputs)
+        if not any(value is follows for value in inputs):
+            return [None] * len(equation.outvars)
+        found.add(id(equation))
+        found.update(id(part) for inside in jaxprs_in_params(equation.params) for part in equations(inside))
+        return [follows] * len(equation.outvars)
+
+    interpret(program, [follows if chosen else None for chosen in inputs], visit)
+    return found
+
+
 def draws(program: Any) -> bool:
     """Whether the program draws random numbers: in float64 it would draw others."""
     drawing = ("random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
