@@ -212,7 +212,7 @@ def _doubtful(trial: Trial, comparison: Comparison, leaf: int, usual: Comparison
 def _lost_to_rounding(comparison: Comparison, leaf: int, usual: Comparison) -> bool:
     """Whether rounding moves the gradient by more than its size, as beside a singular matrix: nothing is right there.
 
-    One leaf's rounding may by chance be less than its size; so one that is much larger than any is usually is enough.
+    One leaf's rounding may by chance be less than its size there; a million times the usual size in any is enough, too.
     """
     noise = [largest(noise) for noise in comparison.truth.noise]
     sizes = [usual.truth.largest(other) for other in range(len(noise))]

@@ -153,10 +153,10 @@ def following(program: ClosedJaxpr, inputs: Sequence[bool]) -> set[int]:
     found: set[int] = set()
     follows = object()
 
-    def visit(equation: JaxprEqn, inputs: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+    def visit(equation: JaxprEqn, operands: list[Any], run: Run) -> list[Any]:
         if inner(equation) is not None:
-            return run(*inputs)
-        if not any(value is follows for value in inputs):
+            return run(*operands)
+        if not any(operand is follows for operand in operands):
             return [None] * len(equation.outvars)
         found.add(id(equation))
         found.update(id(part) for inside in jaxprs_in_params(equation.params) for part in equations(inside))
