@@ -266,6 +266,14 @@ INTEGERS = """
 {x} * {i} | jax.nn.one_hot({i}, 3) | jnp.where({i} > 0, {x}, {x} ** 2) | jnp.argmax({x}) | jnp.argsort({x}.ravel()) |
 {x} ** {i}
 """
+STEPS = """
+{x}[(jnp.floor({x}) + 1).astype(int) % {x}.shape[0]] * {x} | {x} - jnp.floor({x}) | jnp.round(4 * {x}) / 4 * {y} |
+{y} * (1 + jnp.floor({x})) ** 2 | jnp.where({x} == jnp.max({x}), {x} ** 2, 0.1 * {x}) | jnp.mod({x}, 0.7) |
+{y}[(0.5 + jnp.abs(jnp.round({x}))).astype(int) % {y}.shape[0]] | {x} + lax.stop_gradient(jnp.round({x}) - {x}) |
+jnp.sum({x} * ({x} >= jnp.mean({x}))) | {y} * (jnp.sign({x}) + 1) / 2 | jnp.nan_to_num({x} / {y}) |
+jnp.interp({x}, jnp.linspace(-2, 2, 5), jnp.array([0.0, 1.0, -0.5, 2.0, 0.3])) |
+lax.fori_loop(0, 2, lambda k, v: v * (jnp.floor(v) + 1.5), {x}) | jnp.heaviside({x}, 0.5) * {y}
+"""
 
 
 def _templates(text: str) -> list[str]:
@@ -290,6 +298,7 @@ FAMILIES: dict[str, list[str]] = {
         "convolutions": CONVOLUTIONS,
         "casts": CASTS,
         "integers": INTEGERS,
+        "steps": STEPS,
         "positive": OF_POSITIVE,
     }.items()
 }

@@ -197,11 +197,12 @@ def change_here_fails(data):
         counted("C")
         key = jax.random.key(data.draw(st.integers(0, 3)))
         backward = wrong_at(args, backward_of(function, forward), place, number)
+        options = data.draw(st.sampled_from([{}, {}, {"at": "given"}]))
         try:
-            report = verify_vjp(function, backward, *args, key=key)
+            report = verify_vjp(function, backward, *args, key=key, **options)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error}\n{program!r}\n{place}, {number}") from error
-        assert not report, f"{report}\n{program!r}\nelement {place} moved by {number}, {key}"
+        assert not report, f"{report}\n{program!r}\nelement {place} moved by {number}, {options}, {key}"
 
 
 def outside_everything(program, forward, place, number):

@@ -224,3 +224,20 @@ def test_floor_of_constants_is_no_kink_and_no_rounding(key, factor):
 
     report = verify_vjp(function, autodiff(function, factor), normal(3).astype("float32"), key=key)
     assert kind(report) == (None if factor == 1.0 else "scale")
+
+
+def interpolated(table, x):
+    left = jnp.floor(x)
+    weight, right = x - left, (left + 1).astype(int)
+    return table[left.astype(int)] * (1 - weight) + table[right] * weight
+
+
+@pytest.mark.parametrize("options", [{}, {"at": "given"}], ids=["", "at given"])
+@pytest.mark.parametrize("factor", [1.0, 1.0001, 0.9])
+def test_whole_number_that_is_computed_from_arguments_is_not_rounded(key, factor, options):
+    """Moved by an ulp, the index on the right would be the one on the left: noise, or a kink, that excused anything."""
+    table, x = normal(6).astype("float32"), jnp.asarray([0.4, 2.7, 1.2, 3.3], "float32")
+    report = verify_vjp(interpolated, autodiff(interpolated, factor), table, x, key=key, **options)
+    assert kind(report) == (None if factor == 1.0 else "scale")
+    if options and not report:
+        assert "generic points" not in str(report)

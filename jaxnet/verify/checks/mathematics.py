@@ -109,7 +109,8 @@ def _at_special_point(
             yield _told(comparison, i, path, "partial", text, bad)
         else:
             ((kind, text),) = diagnose(Evidence(hearing.trial, (comparison, *generic), {}), [i]).values()
-            yield comparison.finding(i, path, kind, text + "; right at generic points", bad)
+            elsewhere = "; right at generic points" if generic else ""
+            yield comparison.finding(i, path, kind, text + elsewhere, bad)
 
 
 def _told(comparison: Comparison, leaf: int, path: str, kind: str, text: str, bad: Floats) -> Finding:

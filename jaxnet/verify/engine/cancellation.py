@@ -33,6 +33,7 @@ def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leav
         run, slots = _measured(function.case.function, described(*leaves))
         ways, starts = slots.signs(function.generator), slots.starts(function.generator, PERTURBATIONS)
         at_places = np.concatenate([units, np.full(slots.count - len(units), max(units))])
+        at_places *= slots.moved(constants=max(units) > DOUBLE)
         magnitudes, gradient, moved = map(widened, run(leaves, ways, starts, at_places))
         changes = [np.abs(stack - leaf).max(axis=0) for stack, leaf in zip(moved, gradient, strict=True)]
         return [max(units) * m + np.nan_to_num(change) for m, change in zip(magnitudes, changes, strict=True)]
@@ -54,7 +55,7 @@ def cancelled(function: Differentiator, comparison: Comparison, leaf: int) -> Fl
 @memoized
 def _measured(function: Function, shapes: Shapes) -> tuple[Any, Slots]:
     traced = jax.make_jaxpr(function.outputs)(*map(list, shapes[:2]))
-    slots = Slots(traced, shapes[0])
+    slots = Slots(traced, [True] * len(shapes[0]) + [False] * len(shapes[1]))
 
     def gradient(leaves: tuple[Leaves, Leaves, Leaves], moves: Moves) -> Leaves:
         differentiated, fixed, cotangent = leaves

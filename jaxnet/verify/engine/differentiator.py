@@ -16,7 +16,6 @@ from jaxnet.verify.engine.constants import anew
 from jaxnet.verify.engine.iteration import CONVERGED, with_one_more_round
 from jaxnet.verify.engine.places import Place
 from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, precision, spacing, widened
-from jaxnet.verify.engine.program import following
 from jaxnet.verify.engine.randomness import signs
 from jaxnet.verify.engine.rounding import PERTURBATIONS, Moves, Slots
 from jaxnet.verify.engine.truth import Truth, largest, limit_of
@@ -32,14 +31,11 @@ class Moving(NamedTuple):
         run: (leaves, ways, starts, units, at_zero) -> outputs and gradients for each row of starts and units.
         slots: the places where something is moved.
         spacings: the units in the last place of what is moved, in the dtypes that the program is written in.
-        follows: whether a place depends on what is differentiated or on the cotangent: in float64 the others stay, as
-            a floor of a whole number that is moved is another number.
     """
 
     run: Any
     slots: Slots
     spacings: Floats
-    follows: Floats
 
 
 @memoized
@@ -49,7 +45,7 @@ def _moving(function: Function, mode: Mode, exact: bool, lift: bool, shapes: Sha
         traced = jax.make_jaxpr(functools.partial(AUTODIFF[mode], function))(*map(list, shapes))
     inputs, count = (*shapes[0], *shapes[2]), len(shapes[0])
     with precision(exact or lift):
-        slots = Slots(traced, inputs, lift=lift)
+        slots = Slots(traced, [i != 1 for i, leaves in enumerate(shapes) for _ in leaves], lift=lift)
     # What is computed in a wider dtype than it is given is given exactly.
     usual = float(np.median(slots.spacings)) if len(slots.spacings) else DOUBLE
     spacings = np.asarray([*(min(spacing(shape.dtype), usual) for shape in inputs), *slots.spacings])
@@ -64,10 +60,7 @@ def _moving(function: Function, mode: Mode, exact: bool, lift: bool, shapes: Sha
 
         return jax.lax.map(moved, (starts, units))
 
-    follows = np.ones(slots.count)
-    dependent = following(traced, [i != 1 for i, leaves in enumerate(shapes) for _ in leaves])
-    follows[[number for identity, number in slots.numbers.items() if identity not in dependent]] = 0
-    return Moving(run, slots, spacings, follows)
+    return Moving(run, slots, spacings)
 
 
 class _OneMoreRound(NamedTuple):
@@ -185,7 +178,7 @@ class Differentiator:
         try:
             shapes = described(case.differentiated, case.fixed, case.outputs)
             moving = _moving(case.function, self.mode, self.exact, True, shapes)
-            units = np.tile(moving.spacings, (PERTURBATIONS + 1, 1))
+            units = np.tile(moving.spacings * moving.slots.moved(constants=True), (PERTURBATIONS + 1, 1))
             units[0] = 0
             if case.function.scalar:
                 units[:, len(place.point)] = 0
@@ -199,10 +192,9 @@ class Differentiator:
     def beside(
         self, place: Place, steps: tuple[float, ...], leaf: int | None, directions: Floats
     ) -> list[tuple[Leaves, Leaves]]:
-        """Outputs and gradients right beside a point, all moved a relative step, zeros a step of 1; for each step.
+        """Outputs and gradients right beside a point: inputs and cotangent a relative step away, zeros one of 1.
 
-        Where a moved result leaves the domain of what takes it, as an exponent does that is no longer whole, the inputs
-        alone are moved.
+        Results stay as they are: to move them would make kinks of equalities that hold at every point.
 
         Args:
             place: the point.
@@ -216,16 +208,9 @@ class Differentiator:
             ways, begins = moving.slots.parts(self.generator, directions)
             starts = moving.slots.starts(self.generator, len(directions))
             starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
-            units = np.tile(moving.follows, (len(directions), 1))
+            units = (np.arange(moving.slots.count) < moving.slots.inputs) * np.ones((len(directions), 1))
 
-            def sampled() -> list[tuple[Leaves, Leaves]]:
-                return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
-
-            found = sampled()
-            if all(np.isfinite(leaf).all() for _, gradients in found for leaf in gradients):
-                return found
-            units[:, moving.slots.inputs :] = 0
-            return sampled()
+            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
 
     def _moved(self, place: Place, unit: float, at_inputs: list[float] | None = None) -> tuple[Leaves, Leaves]:
         """Outputs and gradients, one a row, where everything is moved by a unit in its last place."""
@@ -237,7 +222,7 @@ class Differentiator:
                 units[:, : len(at_inputs)] = at_inputs
             if not self.exact:
                 units = np.where(units, np.maximum(units, moving.spacings), 0)
-            return self._run(moving, leaves, units * moving.follows if self.exact else units)
+            return self._run(moving, leaves, units * moving.slots.moved(constants=not self.exact))
 
     def _run(
         self,

@@ -4,6 +4,7 @@ Three things rest on it: measuring what rounding explains (every result is moved
 in float64 what casts to narrower dtypes, and simulating mistakes (the derivative of one equation is replaced).
 """
 
+import enum
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -34,8 +35,12 @@ def inner(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 def _closed(equation: JaxprEqn) -> ClosedJaxpr | None:
     program = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
-    # Newer versions of JAX have every program hold its constants.
-    return program if program is None or hasattr(program, "consts") else ClosedJaxpr(program, ())
+    return None if program is None else _with_constants(program)
+
+
+def _with_constants(program: Any) -> ClosedJaxpr:
+    """Newer versions of JAX have every program hold its constants."""
+    return program if hasattr(program, "consts") else ClosedJaxpr(program, ())
 
 
 def compute(equation: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
@@ -148,22 +153,41 @@ def equations(program: Any) -> Iterator[JaxprEqn]:
             yield from equations(inside)
 
 
-def following(program: ClosedJaxpr, inputs: Sequence[bool]) -> set[int]:
-    """The identities of the equations whose results depend on some of the inputs; a loop does as a whole."""
-    found: set[int] = set()
-    follows = object()
+class Dependence(enum.IntEnum):
+    """How an equation's results depend on what is given: not at all, by steps alone as a floor does, or smoothly."""
+
+    CONSTANT = enum.auto()
+    STEPS = enum.auto()
+    VARIES = enum.auto()
+
+
+def dependence(program: ClosedJaxpr, given: Sequence[bool]) -> dict[int, Dependence]:
+    """For the identity of each equation how its results depend on some of the inputs.
+
+    What a loop is given is taken to vary as a whole.
+    """
+    found: dict[int, Dependence] = {}
 
     def visit(equation: JaxprEqn, operands: list[Any], run: Run) -> list[Any]:
         if inner(equation) is not None:
             return run(*operands)
-        if not any(operand is follows for operand in operands):
-            return [None] * len(equation.outvars)
-        found.add(id(equation))
-        found.update(id(part) for inside in jaxprs_in_params(equation.params) for part in equations(inside))
-        return [follows] * len(equation.outvars)
+        among = [operand for operand in operands if isinstance(operand, Dependence)]
+        most = max(among, default=Dependence.CONSTANT)
+        if most is Dependence.VARIES and _steps(equation):
+            most = Dependence.STEPS
+        found[id(equation)] = max(most, found.get(id(equation), most))  # calls may share one program
+        for inside in map(_with_constants, jaxprs_in_params(equation.params)):
+            interpret(inside, [most] * len(inside.jaxpr.invars), visit)
+        return [most] * len(equation.outvars)
 
-    interpret(program, [follows if chosen else None for chosen in inputs], visit)
+    interpret(program, [Dependence.VARIES if chosen else Dependence.CONSTANT for chosen in given], visit)
     return found
+
+
+def _steps(equation: JaxprEqn) -> bool:
+    """Whether an equation's results are the same nearly everywhere beside a point."""
+    whole = not any(is_float(shaped(variable)) for variable in equation.outvars)
+    return whole or equation.primitive.name in {"floor", "ceil", "round", "sign"}
 
 
 def draws(program: Any) -> bool:

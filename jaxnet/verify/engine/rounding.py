@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxnet.verify.engine.lifting import lifted_equation, widen
 from jaxnet.verify.engine.precision import Floats, is_float, spacing
-from jaxnet.verify.engine.program import LOOPS, equations, inner, interpret, shaped
+from jaxnet.verify.engine.program import LOOPS, Dependence, dependence, equations, inner, interpret, shaped
 from jaxnet.verify.engine.randomness import signs
 
 # Operations whose results are exact, whatever comes in: to move these would break comparisons such as x == max(x).
@@ -75,28 +75,40 @@ STARTS = 4099  # in a row of ways, from which a place may take its own
 class Slots:
     """The places of a program where something is moved: its inputs, as many as there are, and what it rounds."""
 
-    def __init__(self, program: ClosedJaxpr, inputs: Sequence[Any], *, lift: bool = False) -> None:
+    def __init__(self, program: ClosedJaxpr, given: Sequence[bool], *, lift: bool = False) -> None:
         """The places of a program, which is kept alive: equations are known by identity.
 
         Args:
             program: in which results are moved.
-            inputs: shapes and dtypes of those that are moved, which come first.
+            given: which of its inputs are moved, too.
             lift: whether it is run in float64 although it computes in narrower dtypes.
         """
         self.program, self.lift = program, lift
         if lift:
             self.program = program.replace(consts=[widen(constant) for constant in program.consts])
         found = {id(equation): equation for equation in equations(program) if rounds(equation)}
+        inputs = [shaped(variable) for variable, chosen in zip(program.jaxpr.invars, given, strict=True) if chosen]
         self.inputs = len(inputs)
         self.numbers = {identity: number for number, identity in enumerate(found, start=self.inputs)}
         floats = [[v for v in map(shaped, e.outvars) if is_float(v)] for e in found.values()]
         self.spacings = np.asarray([max(spacing(v.dtype) for v in outputs) for outputs in floats], float)
+        depends = dependence(program, given)
+        self._depend = [Dependence.VARIES] * self.inputs + [depends[identity] for identity in found]
         self.longest = max((math.prod(v.shape) for group in (inputs, *floats) for v in group), default=1)
 
     @property
     def count(self) -> int:
         """How many places there are."""
         return self.inputs + len(self.numbers)
+
+    def moved(self, *, constants: bool) -> Floats:
+        """Which places are moved, as ones and zeros: not what stays the same beside a point, as a floor does.
+
+        Args:
+            constants: whether what depends on no input is: in float64 a whole number that is computed is exact.
+        """
+        chosen = {Dependence.VARIES, Dependence.CONSTANT} if constants else {Dependence.VARIES}
+        return np.asarray([how in chosen for how in self._depend], float)
 
     def signs(self, generator: np.random.Generator) -> Floats:
         """Ways by which each element goes a whole step up or down: what rounding may do."""
