@@ -98,6 +98,7 @@ from jaxnet.verify import (
     verify_vjp,
 )
 
+__version__ = "0.1.0"
 __all__ = [
     "Activation",
     "AdagradState",

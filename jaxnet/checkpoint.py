@@ -55,7 +55,7 @@ class Checkpoints:
         try:
             import orbax.checkpoint as orbax
         except ImportError as error:
-            raise ImportError("checkpoints need Orbax: pip install 'jaxnet[checkpoint]'") from error
+            raise ImportError("checkpoints need Orbax: pip install 'jaxnet-by-hand[checkpoint]'") from error
         self.folder = Path(folder).absolute()
         self._network = layer_names(network)
         self._orbax: Any = orbax

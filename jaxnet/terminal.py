@@ -44,7 +44,7 @@ def progress_bar(wanted: bool, epochs: int) -> Iterator[Callable[[float, float],
     try:
         from rich.progress import Progress
     except ImportError as error:
-        raise ImportError("a progress bar needs Rich: pip install 'jaxnet[experiments]'") from error
+        raise ImportError("a progress bar needs Rich: pip install 'jaxnet-by-hand[experiments]'") from error
     with Progress() as bar:
         task = bar.add_task("training", total=epochs)
 

@@ -151,5 +151,6 @@ def test_init_only_re_exports_what_all_names():
     kinds = {type(node) for node in tree.body[1:]}
     assert kinds == {ast.ImportFrom, ast.Assign}
     exported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    (assignment,) = (node for node in tree.body if isinstance(node, ast.Assign))
-    assert ast.literal_eval(assignment.value) == sorted(exported)
+    assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert ast.literal_eval(assigned.pop("__all__")) == sorted(exported)
+    assert list(assigned) == ["__version__"]

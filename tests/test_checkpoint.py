@@ -288,7 +288,7 @@ def test_full_disk_is_told_at_the_end_of_a_block(tmp_path):
 
 def test_checkpoints_say_what_they_need(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    with pytest.raises(ImportError, match=r"checkpoints need Orbax: pip install 'jaxnet\[checkpoint\]'"):
+    with pytest.raises(ImportError, match=r"checkpoints need Orbax: pip install 'jaxnet-by-hand\[checkpoint\]'"):
         run(checkpoint=tmp_path)
 
 

@@ -275,7 +275,7 @@ def test_progress_bar_shows_epochs_and_cost(data, capsys):
 
 def test_progress_bar_says_what_it_needs(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match=r"a progress bar needs Rich: pip install 'jaxnet\[experiments\]'"):
+    with pytest.raises(ImportError, match=r"a progress bar needs Rich: pip install 'jaxnet-by-hand\[experiments\]'"):
         train(data, progress=True)
 
 
