@@ -71,7 +71,10 @@ def wide(answer: Leaves) -> Leaves:
 def _kept(hearing: Hearing) -> Iterator[str]:
     """What arguments were kept to, where that is more than their signs."""
     if hearing.trial.case.traits.waits:
-        yield "a loop in the function ends when its numbers say so, and may never where these overflow: no stress"
+        yield (
+            "a loop in the function ends when its numbers say so, and may never where these overflow: no stress, and "
+            "no points with zeros"
+        )
     for path, domain in zip(hearing.trial.case.paths, hearing.places.domains, strict=True):
         if domain.constraint and hearing.trial.case.options.at != "given":
             yield f"{path or 'the argument'}: {domain.constraint} at the other points"

@@ -148,6 +148,16 @@ def test_loop_that_would_never_end_at_extreme_numbers_is_not_asked_to(key):
     assert any("no stress" in note for note in report.notes)
 
 
+def test_loop_that_would_never_end_where_a_divisor_is_0_is_not_asked_to(key):
+    def halved_inverse(x):
+        return jax.lax.while_loop(lambda v: jnp.sum(v**2) > 1, lambda v: 0.5 * v, jnp.nan_to_num(1 / x) ** 2)
+
+    def rule(args, ct):
+        return (-2 * halved_inverse(*args) / args[0] * ct,)
+
+    verify_vjp(halved_inverse, rule, jnp.array([0.5, -0.7], "float32"), key=key).raise_if_failed()
+
+
 TIES = jnp.array([[1.0, 0, 0, -1], [-1, -1, -1, -1], [-1, 1, 0, 1]])
 
 
