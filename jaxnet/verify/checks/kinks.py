@@ -29,7 +29,8 @@ class Beside(NamedTuple):
 
     Attributes:
         wide: for each leaf, gradients at some distance, one a row.
-        close: for each leaf, those in the same directions a thousand times closer.
+        close: for each leaf, those in the same directions, much closer.
+        nearer: how many times closer.
         jump: what they differ by, relative to the largest, where they do jump.
         slack: how far outside of them a number still counts as between, relative to the largest: it allows for the bend
             of a smooth function and for rounding.
@@ -38,6 +39,7 @@ class Beside(NamedTuple):
 
     wide: Leaves
     close: Leaves
+    nearer: float
     jump: float
     slack: float
     continuous: bool
@@ -59,10 +61,15 @@ class Beside(NamedTuple):
             return jumps & (0.5 * jump < closer) & (closer < 2 * jump)
 
     def singular(self, leaf: int) -> Floats:
-        """Where they grow the nearer they are: there is nothing to be right about."""
+        """Where they grow the nearer they are: there is nothing to be right about.
+
+        Rounding grows, too, by as much as one is nearer: what is singular is so in more than half of the directions.
+        """
         jump, closer, jumps = self._jumps(leaf)
         with np.errstate(all="ignore"):
-            return ~(np.isfinite(jump) & np.isfinite(closer)) | (jumps & (closer >= 2 * jump))
+            usual = np.median(np.abs(self.close[leaf]), axis=0)
+            grown = usual > self.nearer * self.jump * _largest(*_bounds(self.close[leaf]))
+            return ~(np.isfinite(jump) & np.isfinite(closer)) | (jumps & grown & (closer >= 2 * jump))
 
     def _jumps(self, leaf: int) -> tuple[Floats, Floats, Floats]:
         (low, high), (c, d) = _bounds(self.wide[leaf]), _bounds(self.close[leaf])
@@ -98,7 +105,9 @@ def beside(trial: Trial, comparison: Comparison, leaf: int | None, directions: F
         largest(moved - here) <= how.jump * (largest(here) or 1.0)
         for moved, here in zip(outputs, comparison.truth.outputs, strict=True)
     )
-    return Beside(wide, close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit), continuous)
+    return Beside(
+        wide, close, how.wide / how.close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit), continuous
+    )
 
 
 def _all_around(trial: Trial) -> Floats:

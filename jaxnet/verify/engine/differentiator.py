@@ -194,7 +194,8 @@ class Differentiator:
     ) -> list[tuple[Leaves, Leaves]]:
         """Outputs and gradients right beside a point: inputs and cotangent a relative step away, zeros one of 1.
 
-        Results stay as they are: to move them would make kinks of equalities that hold at every point.
+        Results stay as they are: to move them would make kinks of equalities that hold at every point. They are moved,
+        too, for those gradients that are not finite otherwise, as beside |x - x|, which is 0 at every point.
 
         Args:
             place: the point.
@@ -208,9 +209,17 @@ class Differentiator:
             ways, begins = moving.slots.parts(self.generator, directions)
             starts = moving.slots.starts(self.generator, len(directions))
             starts[:, slice(None) if leaf is None else leaf] = np.asarray(begins)[:, None] if leaf is None else begins
-            units = (np.arange(moving.slots.count) < moving.slots.inputs) * np.ones((len(directions), 1))
+            everything = moving.slots.moved(constants=False)
+            inputs_alone = everything * (np.arange(len(everything)) < moving.slots.inputs)
 
-            return [self._run(moving, leaves, step * units, (ways, starts), at_zero=1.0) for step in steps]
+            def sampled(places: Floats, step: float) -> tuple[Leaves, Leaves]:
+                units = np.tile(step * places, (len(directions), 1))
+                return self._run(moving, leaves, units, (ways, starts), at_zero=1.0)
+
+            found = [sampled(inputs_alone, step) for step in steps]
+            if all(np.isfinite(leaf).all() for _, gradients in found for leaf in gradients):
+                return found
+            return [_completed(one, sampled(everything, step)) for one, step in zip(found, steps, strict=True)]
 
     def _moved(self, place: Place, unit: float, at_inputs: list[float] | None = None) -> tuple[Leaves, Leaves]:
         """Outputs and gradients, one a row, where everything is moved by a unit in its last place."""
@@ -260,6 +269,12 @@ class Differentiator:
             further = widened(self._further(leaves[:2])[1](*leaves)[which])
         times = RESIDUALS / limit_of(unit)
         return [n + times * np.nan_to_num(np.abs(f - k)) for n, f, k in zip(noise, further, known, strict=True)]
+
+
+def _completed(sampled: tuple[Leaves, Leaves], others: tuple[Leaves, Leaves]) -> tuple[Leaves, Leaves]:
+    """The outputs and the gradients, those that are not finite taken from elsewhere."""
+    gradients = [np.where(np.isfinite(a), a, b) for a, b in zip(sampled[1], others[1], strict=True)]
+    return sampled[0], gradients
 
 
 def _largest_change(stack: Floats, leaf: Floats) -> Floats:
