@@ -1,6 +1,7 @@
 """S16, S17: the variance of z and of the gradient through fifty layers, for each initialization and activation."""
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from experiments.data import digits
 from experiments.experiment import Measurement, Options, Result, Table, Track, at_least, at_most
 from experiments.figures import BLUE, GREY, MARKERS, ORANGE, PINK
 from jaxnet import initializers
+from jaxnet.layers import Reading
 
 CLAIM = (
     "One neuron's z has n times the variance of its weights (S16). Through fifty layers variances follow their theory; "
@@ -55,17 +57,17 @@ def variance(scheme: str, n_in: int, n_out: int) -> float:
 # Measured and expected ------------------------------------------------------------------------------------------------
 
 
-def observing(leaf: jaxnet.Layer) -> jaxnet.Layer:
+@dataclass(frozen=True)
+class Observing(Reading):
     """The leaf whose backward returns the mean squares of z and δ instead of the gradient."""
 
-    def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
-        grad_inputs, gradient = leaf.backward(params, cache, delta)
+    def backward(self, params: Any, cache: Any, grad_outputs: Array) -> tuple[Array, Any]:
+        """∂L/∂a, and of a dense leaf both."""
+        grad_inputs, gradient = self.layer.backward(params, cache, grad_outputs)
         if not isinstance(params, jaxnet.Dense):
             return grad_inputs, gradient
-        z, _ = leaf.forward(params, cache)
-        return grad_inputs, (jnp.square(z).mean(), jnp.square(delta).mean())
-
-    return leaf._replace(backward=backward)
+        z, _ = self.layer.forward(params, cache)
+        return grad_inputs, (jnp.square(z).mean(), jnp.square(grad_outputs).mean())
 
 
 def deep(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_normal) -> jaxnet.Layer:
@@ -76,7 +78,7 @@ def deep(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_normal) 
 @functools.partial(jax.jit, static_argnums=0)
 def mean_squares(activation: jaxnet.Activation, params: Any, keys: Array) -> tuple[Array, Array]:
     """The mean squares of z and of δ in every layer, (seeds, layers); random inputs, and a random δ from above."""
-    network = jaxnet.map_layers(observing, deep(activation))
+    network = jaxnet.map_layers(Observing, deep(activation))
 
     def one(seed: tuple[Any, Array]) -> tuple[Array, Array]:
         params, (x_key, delta_key) = seed[0], jax.random.split(jax.random.fold_in(seed[1], 1))

@@ -16,7 +16,6 @@ from jaxnet.activations import (
     tanh,
 )
 from jaxnet.checkpoint import CheckpointError, Checkpoints
-from jaxnet.diagnostics import Diagnostics, first_nonfinite, layer_names, observed_step
 from jaxnet.epochs import train_epochs
 from jaxnet.history import History, TrainingError
 from jaxnet.initializers import (
@@ -31,7 +30,7 @@ from jaxnet.initializers import (
     zeros,
 )
 from jaxnet.interop import as_custom_vjp
-from jaxnet.layers import Dense, Layer, dense, elementwise, map_layers, repeat, serial
+from jaxnet.layers import Dense, Layer, concatenate, dense, elementwise, map_layers, repeat, residual, serial
 from jaxnet.losses import (
     Loss,
     binary_cross_entropy,
@@ -77,14 +76,20 @@ from jaxnet.parallel import (
     place_state,
     state_shardings,
 )
-from jaxnet.per_example import NoiseScale, gradient_noise_scale, per_example_gradient_norms, per_example_gradients
-from jaxnet.precision import in_precision
 from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
+from jaxnet.readings.observe import Diagnostics, first_nonfinite, layer_names, observed_step
+from jaxnet.readings.per_example import (
+    NoiseScale,
+    gradient_noise_scale,
+    per_example_gradient_norms,
+    per_example_gradients,
+)
+from jaxnet.readings.precision import in_precision
+from jaxnet.readings.update import updating, updating_step
 from jaxnet.step import TrainState, init_state, train_step
 from jaxnet.streaming import fit_batches
 from jaxnet.sweep import sweep
 from jaxnet.training import fit
-from jaxnet.updating import updating, updating_step
 from jaxnet.verify import (
     Finding,
     Report,
@@ -130,6 +135,7 @@ __all__ = [
     "amsgrad",
     "as_custom_vjp",
     "binary_cross_entropy",
+    "concatenate",
     "constant",
     "cost",
     "cost_and_gradient",
@@ -179,6 +185,7 @@ __all__ = [
     "predict",
     "relu",
     "repeat",
+    "residual",
     "rmsprop",
     "scaled_identity",
     "serial",

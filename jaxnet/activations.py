@@ -9,9 +9,9 @@ although its true value (2e-9 for the sigmoid at z = 20) is far from the smalles
 from z, in a form that is accurate in the tails. All values and derivatives are finite for every finite z.
 """
 
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
@@ -33,6 +33,10 @@ class Activation(NamedTuple):
     value: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
     reads: Literal["input", "output"]
+
+    def __repr__(self) -> str:
+        """Its name."""
+        return self.name
 
 
 def _sigmoid_derivative(z: Array) -> Array:
@@ -126,7 +130,26 @@ gelu = Activation("gelu", _gelu, _gelu_derivative, "input")
 gelu_tanh = Activation("gelu_tanh", _gelu_tanh, _gelu_tanh_derivative, "input")
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _LeakyRelu:
+    """z where z > 0, else s z."""
+
+    slope: float
+
+    def __call__(self, z: Array) -> Array:
+        return jnp.where(z > 0, z, self.slope * z)
+
+
+@dataclass(frozen=True)
+class _LeakyReluDerivative:
+    """1 where a > 0, else s."""
+
+    slope: float
+
+    def __call__(self, a: Array) -> Array:
+        return jnp.where(a > 0, jnp.ones_like(a), self.slope)
+
+
 def leaky_relu_with(negative_slope: float) -> Activation:
     """The leaky ReLU of another slope: a = z where z > 0, else s z; g' = 1 or s (s at the kink). Maas et al. (2013).
 
@@ -135,31 +158,40 @@ def leaky_relu_with(negative_slope: float) -> Activation:
     """
     if not negative_slope >= 0:
         raise ValueError(f"leaky_relu needs a negative_slope of at least 0, got {negative_slope}")
-
-    def value(z: Array) -> Array:
-        return jnp.where(z > 0, z, negative_slope * z)
-
-    def derivative(a: Array) -> Array:
-        return jnp.where(a > 0, jnp.ones_like(a), negative_slope)
-
-    return Activation(f"leaky_relu({negative_slope:g})", value, derivative, "output")
+    slope = float(negative_slope)
+    return Activation(f"leaky_relu({slope:g})", _LeakyRelu(slope), _LeakyReluDerivative(slope), "output")
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Elu:
+    """z where z > 0, else α(e^z - 1)."""
+
+    alpha: float
+
+    def __call__(self, z: Array) -> Array:
+        return jnp.where(z > 0, z, self.alpha * jnp.expm1(jnp.where(z > 0, 0, z)))
+
+
+@dataclass(frozen=True)
+class _EluDerivative:
+    """1 where z > 0, else α e^z."""
+
+    alpha: float
+
+    def __call__(self, z: Array) -> Array:
+        return jnp.where(z > 0, jnp.ones_like(z), self.alpha * jnp.exp(jnp.where(z > 0, 0, z)))
+
+
 def elu_with(alpha: float) -> Activation:
     """The ELU of another α: a = z where z > 0, else α(e^z - 1); g' = 1 or α e^z.
 
     The derivative is a + α for z <= 0, but that sum cancels in the tail: it is written from z. Clevert et al. (2016).
     """
-
-    def value(z: Array) -> Array:
-        return jnp.where(z > 0, z, alpha * jnp.expm1(jnp.where(z > 0, 0, z)))
-
-    def derivative(z: Array) -> Array:
-        return jnp.where(z > 0, jnp.ones_like(z), alpha * jnp.exp(jnp.where(z > 0, 0, z)))
-
-    return Activation(f"elu({alpha:g})", value, derivative, "input")
+    alpha = float(alpha)
+    return Activation(f"elu({alpha:g})", _Elu(alpha), _EluDerivative(alpha), "input")
 
 
 leaky_relu = leaky_relu_with(0.01)
 elu = elu_with(1.0)
+
+ALL = (sigmoid, tanh, relu, identity, leaky_relu, softplus, silu, gelu, gelu_tanh, elu)

@@ -23,9 +23,9 @@ import numpy as np
 from jax import Array
 
 from jaxnet.arguments import positive_integer
-from jaxnet.diagnostics import layer_names
 from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer
+from jaxnet.readings.observe import layer_names
 from jaxnet.step import TrainState
 
 SECONDS = 60  # between two checkpoints of a run that was not told how often to save

@@ -11,14 +11,14 @@ from jax.typing import ArrayLike
 from jaxtyping import UInt32
 from optax import GradientTransformation
 
-from jaxnet.diagnostics import observed_step
+from jaxnet.examples import chosen, count
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
-from jaxnet.network import cost_and_gradient
 from jaxnet.preprocessing import random_order, split_order
+from jaxnet.readings.observe import observed_step
+from jaxnet.readings.update import fastest_step
 from jaxnet.scan import alternating_scan
-from jaxnet.step import TrainState
-from jaxnet.updating import fastest_step
+from jaxnet.step import TrainState, train_step
 
 
 def train_epochs(
@@ -26,7 +26,7 @@ def train_epochs(
     loss: Loss,
     optimizer: GradientTransformation,
     state: TrainState,
-    x: Array,
+    x: Any,
     y: Array,
     epochs: ArrayLike,
     *,
@@ -49,12 +49,12 @@ def train_epochs(
         observe_every: observe the steps 0, n, 2n, ... of the state's count, and return (costs, diagnostics) for the
             costs: one row an observed step, the step being -1 in rows left over.
     """
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    m, first = len(x), state.step
+    x, y = jax.tree.map(jnp.asarray, (x, y))
+    m, first = count(x), state.step
     steps = 1 if batch_size is None else -(-m // batch_size)
 
-    def batch(examples: Array | None) -> tuple[Array, Array]:
-        return (x, y) if examples is None else (x[examples], y[examples])
+    def batch(examples: Array | None) -> tuple[Any, Array]:
+        return (x, y) if examples is None else chosen(x, y, examples)
 
     train = fastest_step(network, optimizer)
 
@@ -107,7 +107,7 @@ def train_epochs(
         carry, epoch_costs = run_epoch(epoch, carry)
         return carry, costs.at[epoch].set(epoch_costs)
 
-    dtype = jax.eval_shape(cost_and_gradient(network, loss), state.params, x, y)[0].dtype
+    dtype = jax.eval_shape(partial(train_step, network, loss, optimizer), state, x, y)[1].dtype
     (state, record), costs = jax.lax.fori_loop(0, epochs, body, ((state, record), jnp.zeros((capacity, steps), dtype)))
     return state, costs if record is None else (costs, record)
 
@@ -122,11 +122,11 @@ def _epoch_order(key: Array, first_step: Array, m: int, batch_size: int) -> tupl
     return split_order(random_order(_epoch_bits(key, first_step, m)), batch_size)
 
 
-def epoch_batches(state: TrainState, x: Array, y: Array, batch_size: int | None) -> Iterator[tuple[Array, Array]]:
+def epoch_batches(state: TrainState, x: Any, y: Array, batch_size: int | None) -> Iterator[tuple[Any, Array]]:
     """The batches of the epoch that starts at a state, in the order in which `train_epochs` takes them."""
     if batch_size is None:
         yield x, y
         return
-    full, rest = _epoch_order(state.key, state.step, len(x), batch_size)
+    full, rest = _epoch_order(state.key, state.step, count(x), batch_size)
     for examples in (*full, *([rest] if rest.size else [])):
-        yield x[examples], y[examples]
+        yield chosen(x, y, examples)

@@ -1,6 +1,5 @@
 """The examples and the optimizer that a training run is given: checked, and in the form that `jit` takes."""
 
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.tree_util import Partial
 from optax import GradientTransformation
 
 from jaxnet.arguments import check_finite
-from jaxnet.layers import Layer
+from jaxnet.layers import Layer, run
 from jaxnet.losses import Loss
 
 
@@ -31,28 +30,53 @@ def dtype_of(params: Any) -> Any:
     return jnp.result_type(*leaves)
 
 
-def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Array, Array]:
-    """The data on the device, in the dtype of the parameters; raises the errors that `fit` and `sweep` document."""
-    x, y = (value if isinstance(value, Array) else np.asarray(value) for value in (x, y))
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x must hold at least one example, got shape {x.shape}")
-    if x.ndim == 1:
-        raise ValueError(f"x must have shape (m, n_in), got {x.shape}; one example is a batch of one, x[None]")
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(f"x and y need the same number of examples, got shapes {x.shape} and {y.shape}")
-    for name, value in (("x", x), ("y", y)):
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
-            raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
+def count(x: Any) -> int:
+    """The number of examples: the length of every leaf."""
+    return len(jax.tree.leaves(x)[0])
+
+
+def chosen(x: Any, y: Any, examples: Any) -> tuple[Any, Any]:
+    """Some of the examples."""
+    return jax.tree.map(lambda leaf: leaf[examples], (x, y))
+
+
+def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Any, Array]:
+    """The data on the device, floats in the dtype of the parameters; raises the errors that `fit` and `sweep` document.
+
+    Integers stay integers: an embedding reads them, and a dense layer brings them to its own dtype.
+    """
     dtype = dtype_of(params)
-    with np.errstate(over="ignore"):  # what overflows the dtype of the parameters is reported below
-        x = jnp.asarray(x, dtype)
-    check_finite("x", x)
+    y = y if isinstance(y, Array) else np.asarray(y)
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    if not leaves:
+        raise ValueError("x must hold at least one example, got no array")
+    checked = [_checked_input(f"x{jax.tree_util.keystr(path)}", leaf, y, dtype) for path, leaf in leaves]
+    _check_real("y", y)
     check_finite("y", y)
-    outputs, _ = _forward(network).eval_shape(params, x)
+    x = jax.tree.unflatten(jax.tree.structure(x), checked)
+    outputs, _ = _forward.eval_shape(network, params, x, jax.random.key(0) if network.needs_key else None)
     return x, loss.targets(outputs, y)
 
 
-@functools.cache
-def _forward(network: Layer) -> Any:
-    """The forward pass, traced once for each shape of inputs."""
-    return jax.jit(network.forward)
+def _checked_input(name: str, x: Any, y: Any, dtype: Any) -> Array:
+    """A leaf of the inputs, as long as the targets."""
+    x = x if isinstance(x, Array) else np.asarray(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"{name} must hold at least one example, got shape {x.shape}")
+    if x.ndim == 1 and jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(f"{name} must have shape (m, n_in), got {x.shape}; one example is a batch of one, x[None]")
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(f"{name} and y need the same number of examples, got shapes {x.shape} and {y.shape}")
+    _check_real(name, x)
+    with np.errstate(over="ignore"):  # what overflows the dtype of the parameters is reported below
+        x = jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else None)
+    check_finite(name, x)
+    return x
+
+
+def _check_real(name: str, value: Any) -> None:
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
+        raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
+
+
+_forward = jax.jit(run, static_argnums=0)  # traced once for each shape of inputs

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxnet.diagnostics import Diagnostics
+from jaxnet.readings.observe import Diagnostics
 from jaxnet.step import TrainState
 
 

@@ -13,9 +13,9 @@ U(-√(3·variance), √(3·variance)).
 `dtype` defaults to JAX's own: float32, or float64 where `jax_enable_x64` is on.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -91,24 +91,49 @@ def zeros(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
     return jnp.zeros(shape, dtype)
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Constant:
+    c: float
+
+    def __call__(self, key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+        del key
+        return jnp.full(shape, self.c, dtype)
+
+    def __repr__(self) -> str:
+        return f"constant({self.c:g})"
+
+
 def constant(c: float) -> Initializer:
     """The initializer that sets every weight to c; like `zeros`, it never breaks the symmetry between neurons."""
-
-    def initializer(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
-        del key
-        return jnp.full(shape, c, dtype)
-
-    return initializer
+    return _Constant(float(c))
 
 
-@functools.cache
-def scaled_identity(c: float) -> Initializer:
-    """The initializer c·I: with identity activations the output of L layers is c^L x."""
+@dataclass(frozen=True)
+class _ScaledIdentity:
+    c: float
 
-    def initializer(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+    def __call__(self, key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
         del key
         n_in, n_out = _fans(shape)
-        return c * jnp.eye(n_out, n_in, dtype=dtype)
+        return self.c * jnp.eye(n_out, n_in, dtype=dtype)
 
-    return initializer
+    def __repr__(self) -> str:
+        return f"scaled_identity({self.c:g})"
+
+
+def scaled_identity(c: float) -> Initializer:
+    """The initializer c·I: with identity activations the output of L layers is c^L x."""
+    return _ScaledIdentity(float(c))
+
+
+ALL = (
+    lecun_normal,
+    lecun_uniform,
+    he_normal,
+    he_uniform,
+    glorot_normal,
+    glorot_uniform,
+    zeros,
+    constant(0.5),
+    scaled_identity(2.0),
+)

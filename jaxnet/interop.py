@@ -20,11 +20,13 @@ def as_custom_vjp(layer: Layer) -> Callable[[Any, Array], Array]:
     `vmap`, `scan` and the modules of Flax and Equinox. Second derivatives differentiate the hand-written backward.
 
     Raises:
-        ValueError: whatever `layer.forward` refuses; from a gradient, if `layer.backward` returns another tree of
-            gradients than that of the parameters, or other shapes.
+        ValueError: if the layer draws random numbers; from the function, whatever `layer.forward` refuses; from a
+            gradient, if `layer.backward` returns another tree than that of the parameters, or other shapes.
         TypeError: from forward mode (`jax.jvp`, `jax.jacfwd`), which JAX refuses; over `jax.grad`, as in
             `jax.hessian`, it works.
     """
+    if layer.needs_key:
+        raise ValueError(f"{layer.name} draws random numbers, and the function has no place for a key")
 
     def function(params: Any, inputs: Array) -> Array:
         return layer.forward(params, inputs)[0]

@@ -7,8 +7,8 @@ also where they are tiny, which a subtraction such as ŷ - 1 would round to 0.
 Shapes: z is (..., n), y is (..., n), or (...) where n = 1; L is (...). A mean over examples is the network's business.
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxnet.activations import Activation, softplus
+from jaxnet.activations import Activation, relu, softplus
 from jaxnet.arguments import check_instance
 
 Outputs = Array | jax.ShapeDtypeStruct  # targets are held against the shape and dtype of z alone
@@ -34,6 +34,10 @@ def _matching(z: Outputs, y: ArrayLike) -> Array:
             raise ValueError(f"outputs of shape {z.shape} need targets of the same shape, got {y.shape}")
         y = y[..., None]
     return y.astype(z.dtype)
+
+
+def _as_they_are(z: Outputs, y: ArrayLike) -> Array:
+    return jnp.asarray(y)
 
 
 class Loss(NamedTuple):
@@ -54,7 +58,11 @@ class Loss(NamedTuple):
     value: Callable[[Array, ArrayLike], Array]
     gradient: Callable[[Array, ArrayLike], Array]
     predict: Callable[[Array], Array]
-    targets: Callable[[Outputs, ArrayLike], Array] = lambda z, y: jnp.asarray(y)
+    targets: Callable[[Outputs, ArrayLike], Array] = _as_they_are
+
+    def __repr__(self) -> str:
+        """Its name."""
+        return self.name
 
 
 def check_loss(loss: Any) -> None:
@@ -167,21 +175,34 @@ softmax_cross_entropy = Loss(
 # Squared error -------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _SquaredErrorThrough:
+    """½‖g(z) - y‖²."""
+
+    activation: Activation
+
+    def __call__(self, z: Array, y: ArrayLike) -> Array:
+        return _sum_outputs(0.5 * jnp.square(self.activation.value(z) - _matching(z, y)))
+
+
+@dataclass(frozen=True)
+class _SquaredErrorThroughGradient:
+    """(ŷ - y) ⊙ g'(z)."""
+
+    activation: Activation
+
+    def __call__(self, z: Array, y: ArrayLike) -> Array:
+        prediction = self.activation.value(z)
+        slope = self.activation.derivative(prediction if self.activation.reads == "output" else z)
+        return (prediction - _matching(z, y)) * slope
+
+
 def squared_error_through(activation: Activation) -> Loss:
     """The squared error of an output activation: L = ½‖ŷ - y‖² with ŷ = g(z), for targets that live in g's range.
 
     ∂L/∂z = (ŷ - y) ⊙ g'(z). ReLU suits a quantity in [0, ∞), such as a price; tanh a signed reward in (-1, 1).
     """
-
-    def value(z: Array, y: ArrayLike) -> Array:
-        return _sum_outputs(0.5 * jnp.square(activation.value(z) - _matching(z, y)))
-
-    def gradient(z: Array, y: ArrayLike) -> Array:
-        prediction = activation.value(z)
-        slope = activation.derivative(prediction if activation.reads == "output" else z)
-        return (prediction - _matching(z, y)) * slope
-
+    value, gradient = _SquaredErrorThrough(activation), _SquaredErrorThroughGradient(activation)
     return Loss(f"squared_error_through({activation.name})", value, gradient, activation.value, _matching)
 
 
@@ -195,7 +216,12 @@ def _squared_error_gradient(z: Array, y: ArrayLike) -> Array:
     return z - _matching(z, y)
 
 
-squared_error = Loss("squared_error", _squared_error, _squared_error_gradient, lambda z: z, _matching)
+def _linear(z: Array) -> Array:
+    """ŷ = z."""
+    return z
+
+
+squared_error = Loss("squared_error", _squared_error, _squared_error_gradient, _linear, _matching)
 
 
 # The textbook form, for comparison -----------------------------------------------------------------------------------
@@ -214,5 +240,7 @@ def _textbook_cross_entropy_gradient(a: Array, y: ArrayLike) -> Array:
 
 
 textbook_cross_entropy = Loss(
-    "textbook_cross_entropy", _textbook_cross_entropy, _textbook_cross_entropy_gradient, lambda a: a, _probabilities
+    "textbook_cross_entropy", _textbook_cross_entropy, _textbook_cross_entropy_gradient, _linear, _probabilities
 )
+
+ALL = (binary_cross_entropy, softmax_cross_entropy, squared_error, squared_error_through(relu))

@@ -6,8 +6,8 @@ for one example; y has the shape of the outputs, or of the examples where the ne
 class labels.
 """
 
-import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from jaxnet.activations import Activation, identity, relu, sigmoid, tanh
 from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, he_normal, lecun_normal
-from jaxnet.layers import Layer, dense, elementwise, serial
+from jaxnet.layers import Layer, dense, elementwise, run, serial
 from jaxnet.losses import Loss
 
 
@@ -66,50 +66,68 @@ def _mean_over_examples(losses: Array) -> Array:
     return losses.mean()
 
 
-@functools.cache
-def cost(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], Array]:
-    """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar.
+@dataclass(frozen=True)
+class _Cost:
+    """(params, x, y) -> J."""
+
+    network: Layer
+    loss: Loss
+
+    def __call__(self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None) -> Float[Array, ""]:
+        outputs, _ = run(self.network, params, x, key)
+        return _mean_over_examples(self.loss.value(outputs, y))
+
+
+def cost(network: Layer, loss: Loss) -> Callable[..., Array]:
+    """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar; with `key=` for a network that draws.
 
     It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
     """
-
-    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> Float[Array, ""]:
-        outputs, _ = network.forward(params, x)
-        return _mean_over_examples(loss.value(outputs, y))
-
-    return function
+    return _Cost(network, loss)
 
 
-@functools.cache
-def cost_and_gradient(network: Layer, loss: Loss) -> Callable[[Any, Array, ArrayLike], tuple[Array, Any]]:
+@dataclass(frozen=True)
+class _CostAndGradient:
+    """(params, x, y) -> (J, ∂J/∂params)."""
+
+    network: Layer
+    loss: Loss
+
+    def __call__(self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None) -> tuple[Float[Array, ""], Any]:
+        outputs, cache = run(self.network, params, x, key)
+        losses = self.loss.value(outputs, y)
+        delta = self.loss.gradient(outputs, y) / max(losses.size, 1)
+        _, gradient = self.network.backward(params, cache, delta)
+        return _mean_over_examples(losses), gradient
+
+
+def cost_and_gradient(network: Layer, loss: Loss) -> Callable[..., tuple[Array, Any]]:
     """The function (params, x, y) -> (J, ∂J/∂params): `jax.value_and_grad(cost(network, loss))`, derived by hand.
 
     The derivative is linear, so the gradient of the mean is the mean of the gradients: each δ[L](i) is divided by m
-    once, and the sums over examples inside the backward pass do the rest.
+    once, and the sums over examples inside the backward pass do the rest. With `key=` for a network that draws.
     """
-
-    def function(params: Any, x: Float[Array, "*batch n_in"], y: ArrayLike) -> tuple[Float[Array, ""], Any]:
-        outputs, cache = network.forward(params, x)
-        losses = loss.value(outputs, y)
-        delta = loss.gradient(outputs, y) / max(losses.size, 1)
-        _, gradient = network.backward(params, cache, delta)
-        return _mean_over_examples(losses), gradient
-
-    return function
+    return _CostAndGradient(network, loss)
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Predict:
+    """(params, x) -> ŷ."""
+
+    network: Layer
+    loss: Loss
+
+    def __call__(self, params: Any, x: Any) -> Float[Array, "*batch n_out"]:
+        outputs, _ = self.network.forward(params, x)
+        return self.loss.predict(outputs)
+
+
 def predict(network: Layer, loss: Loss) -> Callable[[Any, Array], Array]:
-    """The function (params, x) -> ŷ: the outputs through the activation that the loss contains.
+    """The function (params, x) -> ŷ: the outputs, at inference, through the activation that the loss contains.
 
     A probability for `binary_cross_entropy`, one for each class for `softmax_cross_entropy`.
     """
-
-    def function(params: Any, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        outputs, _ = network.forward(params, x)
-        return loss.predict(outputs)
-
-    return function
+    return _Predict(network.at_inference(), loss)
 
 
 def is_correct(prediction: Float[Array, "*batch n_out"], y: ArrayLike) -> Bool[Array, "*batch"]:

@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 from optax import GradientTransformation
 
-from jaxnet.diagnostics import Diagnostics, first_nonfinite, observed_step
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
+from jaxnet.readings.observe import Diagnostics, first_nonfinite, observed_step
 from jaxnet.step import TrainState
 
 OnNonfinite = Literal["raise", "stop", "ignore"]

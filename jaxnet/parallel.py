@@ -11,6 +11,7 @@ order of the sums.
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from optax import GradientTransformation
 
-from jaxnet.layers import Layer, map_layers
+from jaxnet.layers import Layer, Reading, map_layers, run
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
 from jaxnet.step import TrainState, descend, train_step
@@ -87,12 +88,12 @@ def place_state(state: TrainState, mesh: Mesh, *, shard_parameters: bool = False
     return jax.jit(lambda state: state, out_shardings=shardings)(state)
 
 
-def place_batch(x: Array | np.ndarray, y: Array | np.ndarray, mesh: Mesh) -> tuple[Array, Array]:
+def place_batch(x: Any, y: Array | np.ndarray, mesh: Mesh) -> tuple[Any, Array]:
     """A batch on the devices of a mesh, an equal share of the examples on each.
 
     Args:
-        x, y: the examples; with several hosts those that this one contributes, the same number on each. The whole batch
-            is what all contribute, in the order of the devices.
+        x, y: the examples, x an array or a tree of arrays; with several hosts those that this one contributes, the same
+            number on each. The whole batch is what all contribute, in the order of the devices.
         mesh: the devices.
 
     Returns:
@@ -102,9 +103,8 @@ def place_batch(x: Array | np.ndarray, y: Array | np.ndarray, mesh: Mesh) -> tup
         ValueError: if the devices do not divide the examples evenly, or for a mesh with an axis that is not Auto.
     """
     sharding = _by_examples(mesh)
-    for name, examples in (("x", x), ("y", y)):
-        _check_divides(name, examples, len(mesh.local_devices))
-    return jax.make_array_from_process_local_data(sharding, x), jax.make_array_from_process_local_data(sharding, y)
+    _check_all_divide(x, y, len(mesh.local_devices))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), (x, y))
 
 
 def _check_mesh(mesh: Mesh) -> None:
@@ -113,6 +113,12 @@ def _check_mesh(mesh: Mesh) -> None:
             f"a mesh needs axes of type Auto, got {dict(zip(mesh.axis_names, mesh.axis_types, strict=True))}: "
             "make it with data_mesh(), or with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
         )
+
+
+def _check_all_divide(x: Any, y: Any, devices: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        _check_divides(f"x{jax.tree_util.keystr(path)}", leaf, devices)
+    _check_divides("y", y, devices)
 
 
 def _check_divides(name: str, examples: Any, devices: int) -> None:
@@ -153,7 +159,7 @@ def parallel_step(
     loss: Loss,
     optimizer: GradientTransformation,
     state: TrainState,
-    x: Array,
+    x: Any,
     y: Array,
     *,
     mesh: Mesh,
@@ -174,42 +180,60 @@ def parallel_step(
     Raises:
         ValueError: if the devices do not divide the batch evenly, or for a mesh with an axis that is not Auto.
     """
-    for name, examples in (("x", x), ("y", y)):
-        _check_divides(name, examples, mesh.size)
+    _check_all_divide(x, y, mesh.size)
     shardings = state_shardings(state, mesh, shard_parameters=shard_parameters)
     x, y = jax.lax.with_sharding_constraint((x, y), _by_examples(mesh))
-    network = map_layers(_gathering(mesh), network) if shard_parameters else network
+    network = map_layers(functools.partial(_Gathering, mesh=mesh), network) if shard_parameters else network
     state, cost = train_step(network, loss, optimizer, state, x, y)
     return jax.lax.with_sharding_constraint((state, cost), (shardings, _on_every_device(mesh)))
 
 
-@functools.cache
-def _gathering(mesh: Mesh) -> Callable[[Layer], Layer]:
-    """The transform of a leaf into one that has all of its parameters on every device while it computes.
+@dataclass(frozen=True)
+class _Gathering(Reading):
+    """The leaf that has all of its parameters on every device while it computes.
 
     Left to itself, the compiler would rather gather the examples and divide the neurons.
     """
 
-    def gathered(params: Any) -> Any:
-        return jax.lax.with_sharding_constraint(params, _on_every_device(mesh))
+    mesh: Mesh
 
-    @functools.cache
-    def transform(leaf: Layer) -> Layer:
-        def forward(params: Any, inputs: Array) -> tuple[Array, Any]:
-            return leaf.forward(gathered(params), inputs)
+    def _gathered(self, params: Any) -> Any:
+        return jax.lax.with_sharding_constraint(params, _on_every_device(self.mesh))
 
-        def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
-            return leaf.backward(gathered(params), cache, delta)
+    def forward(self, params: Any, inputs: Any, *, key: Array | None = None) -> tuple[Any, Any]:
+        """The leaf's."""
+        return run(self.layer, self._gathered(params), inputs, key)
 
-        return leaf._replace(forward=forward, backward=backward)
-
-    return transform
+    def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, Any]:
+        """The leaf's."""
+        return self.layer.backward(self._gathered(params), cache, grad_outputs)
 
 
 # Written out ---------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _AllReduced:
+    """(params, x, y) -> (J, ∂J/∂params)."""
+
+    network: Layer
+    loss: Loss
+    mesh: Mesh
+
+    def __call__(self, params: Any, x: Any, y: Array) -> tuple[Array, Any]:
+        mesh = self.mesh
+        _check_all_divide(x, y, mesh.size)
+        everywhere, by_examples = PartitionSpec(), PartitionSpec(mesh.axis_names)
+
+        def on_one_device(params: Any, x: Any, y: Array) -> tuple[Array, Any]:
+            own = cost_and_gradient(self.network, self.loss)(params, x, y)
+            total = jax.lax.psum(own, mesh.axis_names)
+            return jax.tree.map(lambda leaf: leaf / mesh.size, total)
+
+        specs = (everywhere, by_examples, by_examples)
+        return jax.shard_map(on_one_device, mesh=mesh, in_specs=specs, out_specs=everywhere)(params, x, y)
+
+
 def all_reduced_cost_and_gradient(
     network: Layer, loss: Loss, mesh: Mesh
 ) -> Callable[[Any, Array, Array], tuple[Array, Any]]:
@@ -219,27 +243,17 @@ def all_reduced_cost_and_gradient(
     if there were no others. Then J = (1/m) Σ_i L(i) = (1/n) Σ_d J_d, because all k are equal, and the derivative is
     linear: ∂J/∂params = (1/n) Σ_d ∂J_d/∂params. Σ_d is `psum`.
 
-    The function raises `ValueError` if the devices do not divide the batch evenly, or for a mesh with an axis that is
-    not Auto.
+    The function raises `ValueError` if the devices do not divide the batch evenly.
+
+    Raises:
+        ValueError: for a mesh with an axis that is not Auto, and a network that couples the examples of a batch or
+            draws random numbers: each device would do so for its own share.
     """
     _check_mesh(mesh)
-    everywhere, by_examples = PartitionSpec(), PartitionSpec(mesh.axis_names)
-
-    def on_one_device(params: Any, x: Array, y: Array) -> tuple[Array, Any]:
-        own = cost_and_gradient(network, loss)(params, x, y)
-        total = jax.lax.psum(own, mesh.axis_names)
-        return jax.tree.map(lambda leaf: leaf / mesh.size, total)
-
-    on_all = jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(everywhere, by_examples, by_examples), out_specs=everywhere
-    )
-
-    def function(params: Any, x: Array, y: Array) -> tuple[Array, Any]:
-        for name, examples in (("x", x), ("y", y)):
-            _check_divides(name, examples, mesh.size)
-        return on_all(params, x, y)
-
-    return function
+    if network.couples_examples or network.needs_key:
+        what = "couples the examples of a batch" if network.couples_examples else "draws random numbers"
+        raise ValueError(f"{network.name} {what}, and each device would do so for its own share: use parallel_step")
+    return _AllReduced(network, loss, mesh)
 
 
 def all_reduce_step(
@@ -247,7 +261,7 @@ def all_reduce_step(
     loss: Loss,
     optimizer: GradientTransformation,
     state: TrainState,
-    x: Array,
+    x: Any,
     y: Array,
     *,
     mesh: Mesh,

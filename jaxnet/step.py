@@ -41,10 +41,15 @@ def descend(optimizer: GradientTransformation, state: TrainState, gradient: Any)
     return TrainState(apply_updates(state.params, updates), opt_state, state.key, state.step + 1), updates
 
 
+def step_key(network: Layer, state: TrainState) -> Array | None:
+    """The key of the next step for a network that draws random numbers, another for each step; else None."""
+    return jax.random.fold_in(state.key, state.step) if network.needs_key else None
+
+
 def train_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
 ) -> tuple[TrainState, Array]:
     """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""
-    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y)
+    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y, key=step_key(network, state))
     state, _ = descend(optimizer, state, gradient)
     return state, cost

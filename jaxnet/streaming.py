@@ -23,9 +23,9 @@ from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer, check_layer
 from jaxnet.losses import Loss, check_loss
 from jaxnet.nonfinite import OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
+from jaxnet.readings.update import fastest_step
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption
-from jaxnet.updating import fastest_step
 
 # Steps that are dispatched before the host waits for the first of them.
 IN_FLIGHT = 4
@@ -35,7 +35,7 @@ class _Step(NamedTuple):
     """A dispatched step: the state before it, its batch, J, and whether J and the new parameters are finite."""
 
     before: TrainState
-    batch: tuple[Array, Array]
+    batch: tuple[Any, Array]
     cost: Array
     good: Array
 
@@ -45,7 +45,7 @@ _init_state = jax.jit(init_state, static_argnums=0)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _take(
-    network: Layer, loss: Loss, optimizer: Any, state: TrainState, x: Array, y: Array
+    network: Layer, loss: Loss, optimizer: Any, state: TrainState, x: Any, y: Array
 ) -> tuple[TrainState, Array, Array]:
     state, cost = fastest_step(network, optimizer)(network, loss, optimizer, state, x, y)
     return state, cost, jnp.isfinite(cost) & all_finite(state.params)
@@ -102,6 +102,7 @@ def fit_batches(
     if state is None:
         check_key(key)
     trained: TrainState = _init_state(network, optimizer, key) if state is None else state
+    network = network.without_init()
     dtype = dtype_of(trained.params)
     costs, flying = array("d"), deque[_Step]()
     bad, unreadable = None, None

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Num
 from optax import GradientTransformation
 
 from jaxnet.arguments import positive_integer, positive_integer_or_none
 from jaxnet.epochs import train_epochs
-from jaxnet.examples import as_pytree, checked_examples
+from jaxnet.examples import as_pytree, checked_examples, count
 from jaxnet.history import History
 from jaxnet.layers import Layer, check_layer
 from jaxnet.losses import Loss, check_loss
@@ -70,7 +69,7 @@ def _train_tile(
     loss: Loss,
     optimizers: GradientTransformation,
     states: TrainState,
-    x: Array,
+    x: Any,
     y: Array,
     epochs: Array,
     *,
@@ -91,7 +90,7 @@ def sweep(
     network: Layer,
     loss: Loss,
     optimizers: GradientTransformation,
-    x: Num[Array | np.ndarray, "..."],
+    x: Any,
     y: ArrayLike,
     *,
     keys: Array,
@@ -148,34 +147,35 @@ def sweep(
         _init_tile(network, own, indices[tile.optimizers], keys[tile.keys])
         for own, tile in zip(of_tile, tiles, strict=True)
     ]
-    capacity = max(1, min(CALL_EPOCHS, CHUNK_EXAMPLES // (len(x) * len(states[0].key))))
+    network = network.without_init()
+    capacity = max(1, min(CALL_EPOCHS, CHUNK_EXAMPLES // (count(x) * len(states[0].key))))
     # Compiled here, since other threads do not see this one's settings of JAX. A second sweep finds it compiled.
     lowered = _train_tile.lower(
         network, loss, of_tile[0], states[0], x, y, jnp.asarray(1), batch_size=batch_size, capacity=capacity
     )
     train = lowered.compile()
 
-    costs = np.zeros((*shape, epochs, -(-len(x) // (batch_size or len(x)))), lowered.out_info[1].dtype)
-    done, count = 0, 1
+    costs = np.zeros((*shape, epochs, -(-count(x) // (batch_size or count(x)))), lowered.out_info[1].dtype)
+    done, rounds = 0, 1
     pool = ThreadPoolExecutor(workers)
     with interruption() as interrupted, progress_bar(progress, epochs) as show:
         try:
             while done < epochs and not interrupted():
-                count = min(count, epochs - done)
-                run = partial(_finished, train, x, y, jnp.asarray(count))
+                rounds = min(rounds, epochs - done)
+                run = partial(_finished, train, x, y, jnp.asarray(rounds))
                 started, trained = perf_counter(), []
                 for tile, (state, cost) in zip(tiles, pool.map(run, of_tile, states), strict=True):
                     trained.append(state)
-                    costs[tile][:, :, done : done + count] = cost[:, :, :count]
-                    lowest = float(np.fmin.reduce(cost[:, :, count - 1, -1].ravel()))
-                    show(done + count * len(trained) / len(tiles), lowest)
+                    costs[tile][:, :, done : done + rounds] = cost[:, :, :rounds]
+                    lowest = float(np.fmin.reduce(cost[:, :, rounds - 1, -1].ravel()))
+                    show(done + rounds * len(trained) / len(tiles), lowest)
                     if interrupted():
                         break
                 if len(trained) < len(tiles):
                     break  # all are handed back equally long trained: as they were before this round of tiles
-                states, done = trained, done + count
+                states, done = trained, done + rounds
                 calls = -(-len(tiles) // workers)
-                count = max(1, min(int(count * calls * CALL_SECONDS / (perf_counter() - started)), capacity))
+                rounds = max(1, min(int(rounds * calls * CALL_SECONDS / (perf_counter() - started)), capacity))
         finally:
             pool.shutdown(cancel_futures=True)
     cost = jnp.asarray(costs[:, :, :done].reshape(*shape, -1))
@@ -203,7 +203,7 @@ def _check_keys(keys: Array) -> None:
         raise ValueError(f"{expected}, got shape {keys.shape}")
 
 
-def _finished(train: Any, x: Array, y: Array, epochs: Array, optimizers: Any, states: TrainState) -> Any:
+def _finished(train: Any, x: Any, y: Array, epochs: Array, optimizers: Any, states: TrainState) -> Any:
     """One call on one tile, waited for: calls of one thread would queue up behind each other."""
     states, costs = jax.block_until_ready(train(optimizers, states, x, y, epochs))
     return states, np.asarray(costs)

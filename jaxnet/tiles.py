@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 from optax import GradientTransformation
 
-from jaxnet.layers import Layer
+from jaxnet.examples import count
+from jaxnet.layers import Layer, run
 from jaxnet.step import TrainState, init_state
 
 # What the networks of a tile touch in a step should stay in a core's own cache. Networks of different keys share no
@@ -32,17 +33,19 @@ class Tile(NamedTuple):
 
 
 def bytes_touched(
-    network: Layer, optimizers: GradientTransformation, keys: Array, x: Array, batch_size: int | None
+    network: Layer, optimizers: GradientTransformation, keys: Array, x: Any, batch_size: int | None
 ) -> int:
     """About what one network reads and writes in a step."""
     optimizer = jax.tree.map(lambda leaf: leaf[0], optimizers)
     state = jax.eval_shape(partial(init_state, network, optimizer), keys[0])
-    batch = jax.ShapeDtypeStruct((min(batch_size or len(x), len(x)), *x.shape[1:]), x.dtype)
+    key = keys[0] if network.needs_key else None
+    size = min(batch_size or count(x), count(x))
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), x)
     # The gradient is as large as the parameters, and δ as large as the activations.
     return (
         _bytes((state.params, state.opt_state))
         + _bytes(state.params)
-        + 2 * _bytes(jax.eval_shape(network.forward, state.params, batch))
+        + 2 * _bytes(jax.eval_shape(partial(run, network), state.params, batch, key))
     )
 
 
@@ -50,25 +53,29 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def cores(x: Array) -> int:
+def cores(x: Any) -> int:
     """How many programs run side by side where x is: one for each core that this process may use, or 1 elsewhere."""
     if _platform(x) != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chosen_chunk(touched: int, shape: tuple[int, int], workers: int, x: Array) -> int:
+def chosen_chunk(touched: int, shape: tuple[int, int], workers: int, x: Any) -> int:
     """How many networks to train at once, of which each touches so many bytes in a step; no worker is left idle."""
     if _platform(x) == "cpu":
         limit = min(CPU_CHUNK, (CACHE_BYTES if shape[0] > 1 else CACHE_BYTES_OF_KEYS) // touched)
     else:
-        memory = next(iter(x.devices())).memory_stats() or {}
+        memory = _device(x).memory_stats() or {}
         limit = memory.get("bytes_limit", 1 << 34) // MEMORY_SHARE // touched
     return max(1, min(limit, -(-math.prod(shape) // workers)))
 
 
-def _platform(x: Array) -> str:
-    return next(iter(x.devices())).platform
+def _platform(x: Any) -> str:
+    return _device(x).platform
+
+
+def _device(x: Any) -> Any:
+    return next(iter(jax.tree.leaves(x)[0].devices()))
 
 
 def tiles_of(shape: tuple[int, int], chunk: int) -> list[Tile]:

@@ -15,19 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Num
 from optax import GradientTransformation
 
 from jaxnet.arguments import check_key, positive_integer, positive_integer_or_none
 from jaxnet.checkpoint import Checkpoints
-from jaxnet.diagnostics import Diagnostics
 from jaxnet.epochs import epoch_batches, train_epochs
-from jaxnet.examples import as_pytree, checked_examples
+from jaxnet.examples import as_pytree, checked_examples, count
 from jaxnet.history import History, TrainingError
 from jaxnet.layers import Layer, check_layer
 from jaxnet.losses import Loss, check_loss
 from jaxnet.nonfinite import Failure, OnNonfinite, all_finite, check_on_nonfinite, first_failure, own_watch
-from jaxnet.precision import in_precision
+from jaxnet.readings.observe import Diagnostics
+from jaxnet.readings.precision import in_precision
 from jaxnet.step import TrainState, init_state
 from jaxnet.terminal import interruption, progress_bar
 
@@ -49,7 +48,7 @@ def fit(
     network: Layer,
     loss: Loss,
     optimizer: GradientTransformation,
-    x: Num[Array | np.ndarray, "..."],
+    x: Any,
     y: ArrayLike,
     *,
     key: Array,
@@ -73,7 +72,8 @@ def fit(
         network: from `mlp`, `serial` and their like.
         loss: of one example; the cost is its mean over the mini-batch.
         optimizer: from `jaxnet.optimizers` or Optax.
-        x: the inputs (m, n_in), cast to the dtype of the parameters.
+        x: the inputs (m, ...), an array or a tree of arrays; floats are cast to the dtype of the parameters, integers
+            stay integers.
         y: the targets (m, n_out), or (m,) for one output or class labels.
         key: decides the initial parameters and the order of the examples.
         batch_size: examples a step; the last batch of an epoch may be smaller. None: all m, in their own order.
@@ -121,9 +121,10 @@ def fit(
     network = network if compute_dtype is None else in_precision(network, compute_dtype)
     # The buffers of a state are donated to each step, so a caller's own is copied first.
     trained: TrainState = _init_state(network, optimizer, key) if state is None else _copy(state)
+    network = network.without_init()
     x, y = checked_examples(network, loss, trained.params, x, y)
-    epoch_steps = 1 if batch_size is None else -(-len(x) // batch_size)
-    capacity = max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // len(x)))
+    epoch_steps = 1 if batch_size is None else -(-count(x) // batch_size)
+    capacity = max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // count(x)))
 
     def train(state: TrainState, epochs: int) -> tuple[TrainState, tuple[np.ndarray, Diagnostics | None]]:
         state, measured = _train_epochs(

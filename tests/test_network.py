@@ -113,9 +113,9 @@ def test_cost_and_gradient_are_means_over_examples(deep):
 
 
 def test_same_network_gives_the_same_functions():
-    assert mlp([5, 4, 1]) is mlp((5, 4, 1))
+    assert mlp([5, 4, 1]) == mlp((5, 4, 1))
     for factory in (cost, cost_and_gradient, predict, per_example_gradients):
-        assert factory(mlp((5, 4, 1)), squared_error) is factory(mlp((5, 4, 1)), squared_error)
+        assert factory(mlp((5, 4, 1)), squared_error) == factory(mlp((5, 4, 1)), squared_error)
 
 
 def test_mlp_weights_follow_the_activation():

@@ -1,5 +1,6 @@
 """Per-example gradients and norms, and the gradient noise scale: against autodiff, closed forms, bad input."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxnet
 from jaxnet import (
+    Layer,
     cost,
     dense,
     elementwise,
@@ -24,6 +25,7 @@ from jaxnet import (
     tanh,
     zeros,
 )
+from tests.changed import Written
 from tests.compare import WIDEST, assert_close, random_like
 
 M = 8
@@ -113,7 +115,7 @@ def test_noise_scale_forms_no_gradient_of_an_example_nor_of_the_whole_stack():
 
 def test_same_network_gives_the_same_function():
     for factory in (per_example_gradients, per_example_gradient_norms, gradient_noise_scale):
-        assert factory(mlp((5, 4, 1)), squared_error) is factory(mlp((5, 4, 1)), squared_error)
+        assert factory(mlp((5, 4, 1)), squared_error) == factory(mlp((5, 4, 1)), squared_error)
 
 
 @pytest.mark.parametrize("function", [per_example_gradients, per_example_gradient_norms, gradient_noise_scale])
@@ -128,16 +130,51 @@ def test_per_example_functions_refuse_what_the_cost_refuses(function, key):
         evaluate(params, jnp.ones((0, 5)), jnp.zeros(0, int))
 
 
-@pytest.mark.parametrize("function", [per_example_gradient_norms, gradient_noise_scale])
-def test_norms_refuse_leaves_without_a_closed_form_and_extra_axes(function, key):
-    network = mlp((5, 1))
-    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\) with m at least 1, got \(2, 3, 5\)"):
-        function(network, squared_error)(network.init(key), jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
-    scale = jaxnet.Layer(
+def test_norms_of_a_leaf_without_a_closed_form_are_those_of_its_gradients(key):
+    scale = Written(
         lambda key: jnp.ones(()), lambda s, a: (s * a, a), lambda s, a, delta: (s * delta, (a * delta).sum()), "scale"
     )
-    with pytest.raises(TypeError, match="no closed form for the per-example gradient norm of scale"):
-        function(scale, squared_error)(jnp.ones(()), jnp.ones((3, 1)), jnp.ones((3, 1)))
+    x, y = random_like(jax.ShapeDtypeStruct((3, 1), WIDEST)), jnp.ones((3, 1), WIDEST)
+    params = jnp.asarray(1.5, WIDEST)
+    expected = jnp.abs(per_example_gradients(scale, squared_error)(params, x, y))
+    assert_close(per_example_gradient_norms(scale, squared_error)(params, x, y), expected, 1e-14)
+
+
+@pytest.mark.parametrize("function", [per_example_gradients, per_example_gradient_norms, gradient_noise_scale])
+def test_one_example_without_a_batch_is_refused(function, key):
+    network = mlp((5, 1))
+    with pytest.raises(ValueError, match=r"a batch of shape \(m, n_in\) with m at least 1, got \(5,\)"):
+        function(network, squared_error)(network.init(key), jnp.ones(5), jnp.ones(1))
+
+
+def test_norms_of_examples_with_several_positions_are_those_of_their_gradients(deep):
+    network, params, *_ = deep
+    x = random_like(jax.ShapeDtypeStruct((M, 3, 4), WIDEST), seed=1)
+    y = jnp.arange(M * 3).reshape(M, 3) % 5
+    gradients = jax.jit(per_example_gradients(network, softmax_cross_entropy))(params, x, y)
+    squares = sum(jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(gradients))
+    norms = jax.jit(per_example_gradient_norms(network, softmax_cross_entropy))
+    assert_close(norms(params, x, y), jnp.sqrt(squares), 1e-14)
+
+
+def test_coupled_examples_have_no_gradients_of_their_own(key):
+    @dataclasses.dataclass(frozen=True)
+    class Centred(Layer):
+        couples_examples = True
+
+        def init(self, key):
+            return ()
+
+        def forward(self, params, inputs):
+            return inputs - inputs.mean(0), ()
+
+        def backward(self, params, cache, grad_outputs):
+            return grad_outputs - grad_outputs.mean(0), ()
+
+    network = serial(dense(5, 1), Centred())
+    for function in (per_example_gradients, per_example_gradient_norms, gradient_noise_scale):
+        with pytest.raises(ValueError, match=r"Centred\(\)\) couples the examples of a batch"):
+            function(network, squared_error)(network.init(key), jnp.ones((3, 5)), jnp.ones((3, 1)))
 
 
 def test_noise_of_one_example_is_refused(key):

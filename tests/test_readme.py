@@ -32,11 +32,18 @@ def test_example_of_a_network_runs_as_printed():
     assert float(accuracy[1]) > 90
 
 
+def test_example_of_a_layer_of_ones_own_learns():
+    network, costs = printed_by(examples()[1]).splitlines()
+    assert network == "serial(repeat(residual(Centre(), dense(8, 8), elementwise(gelu)), 4), dense(8, 2))"
+    first, last = map(float, re.findall(r"\d+\.\d+", costs))
+    assert last < 0.5 * first
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=["gradient", "optimizer"])
 def test_example_of_a_verification_prints_the_report_shown(number):
     """But for the numbers at random points and the device."""
     shown = re.findall(r"```\n(FAILED.*?)```", README, re.DOTALL)[number]
-    printed = printed_by(examples()[1 + number])
+    printed = printed_by(examples()[2 + number])
     explained = [line for line in shown.splitlines() if re.match(r"FAILED|\S+: ", line)]
     assert len(explained) > 1
     assert [line for line in explained if line not in printed.splitlines()] == []
@@ -46,12 +53,12 @@ def test_example_of_a_verification_prints_the_report_shown(number):
 
 
 def test_verification_passes_after_the_two_changes_named():
-    example = examples()[1].replace("delta.T @ x / len(x), delta\n", "delta.T @ x, delta.sum(0)\n")
+    example = examples()[2].replace("delta.T @ x / len(x), delta\n", "delta.T @ x, delta.sum(0)\n")
     assert printed_by(example).startswith("PASSED")
 
 
 def test_example_of_diagnostics_prints_what_is_told():
-    *layers, failure = printed_by(examples()[3]).splitlines()
+    *layers, failure = printed_by(examples()[4]).splitlines()
     gradients = [float(number) for number in re.findall(r"dense .* gradient (\S+),", "\n".join(layers))]
     assert len(gradients) == 5
     told = re.search(r"from (\S+) in layer \[8\] to\s(\S+) in layer \[0\]", README)
@@ -62,7 +69,7 @@ def test_example_of_diagnostics_prints_what_is_told():
 
 
 def test_example_of_a_sweep_finds_a_rate_that_learns():
-    costs, fitted = printed_by(examples()[4]).splitlines()
+    costs, fitted = printed_by(examples()[5]).splitlines()
     found = re.fullmatch(r"lowest cost (\S+) at a rate of (\S+); at 1, (\S+)", costs)
     assert found is not None
     lowest, rate, at_one = map(float, found.groups())
@@ -75,7 +82,7 @@ def test_example_of_a_sweep_finds_a_rate_that_learns():
 
 
 def test_example_of_a_bad_day_prints_what_is_shown():
-    printed = printed_by(examples()[5])
+    printed = printed_by(examples()[6])
     assert "good one" in printed
     assert f"```\n{printed}```" in README
 

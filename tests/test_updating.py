@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet.updating import fastest_step
+from jaxnet.readings.update import fastest_step
 from tests.compare import assert_close
 
 HIDDEN = jaxnet.serial(jaxnet.dense(4, 4), jaxnet.elementwise(jaxnet.tanh))

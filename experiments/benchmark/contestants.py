@@ -11,7 +11,7 @@ import optax
 
 import jaxnet
 from experiments.benchmark.workloads import LOSSES, Problem, Weights, Workload
-from jaxnet.updating import fastest_step
+from jaxnet.readings.update import fastest_step
 
 
 class Contestant(NamedTuple):

@@ -1,5 +1,6 @@
 """`verify_layer` and `verify_network`: right ones pass; of wrong ones the part that is wrong by itself is named."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxnet import (
-    Layer,
     binary_cross_entropy,
     dense,
     elementwise,
@@ -24,7 +24,9 @@ from jaxnet import (
     squared_error_through,
     tanh,
 )
+from jaxnet.layers import Composite
 from jaxnet.verify import verify_layer, verify_network
+from tests.changed import Changed, Written
 from tests.verify.rules import first, normal
 
 LAYERS = {
@@ -48,7 +50,7 @@ def spoiled(layer, spoil):
     def backward(params, cache, delta):
         return spoil(*layer.backward(params, cache, delta), params, delta)
 
-    return layer._replace(backward=backward)
+    return Changed(layer, backward)
 
 
 def three(n, first_dense=None, activation=None, last_dense=None):
@@ -91,7 +93,7 @@ def test_network_in_half_precision_alone_is_judged(dtype, key):
     verify_network(network, squared_error, x, y, key=key, native=True).raise_if_failed()
 
     def doubled(leaf):
-        return leaf._replace(backward=lambda *args: (2 * leaf.backward(*args)[0], leaf.backward(*args)[1]))
+        return Changed(leaf, lambda *args: (2 * leaf.backward(*args)[0], leaf.backward(*args)[1]))
 
     wrong = map_layers(lambda leaf: doubled(leaf) if leaf.name == "tanh" else leaf, network)
     report = verify_network(wrong, squared_error, x, y, key=key, native=True)
@@ -108,7 +110,7 @@ def test_native_layer_never_runs_in_float64(native, key):
         seen.add(delta.dtype.name)
         return layer.backward(params, cache, delta)
 
-    verify_layer(layer._replace(backward=backward), normal(5, 4), key=key, native=native).raise_if_failed()
+    verify_layer(Changed(layer, backward), normal(5, 4), key=key, native=native).raise_if_failed()
     assert seen == ({"float32"} if native else {"float32", "float64"})
 
 
@@ -177,23 +179,36 @@ def test_network_names_a_wrong_loss(key):
     assert (found.part, found.path, found.kind) == ("halved", "z", "scale")
 
 
-def losing_a_factor(*layers):
+@dataclasses.dataclass(frozen=True)
+class LosingAFactor(Composite):
     """Serial composition that halves the gradient from one layer to the next."""
-    right = serial(*layers)
 
-    def backward(params, caches, delta):
-        gradients = []
-        for layer, layer_params, cache in zip(reversed(layers), reversed(params), reversed(caches), strict=True):
-            delta, gradient = layer.backward(layer_params, cache, delta)
+    whole: Any
+
+    @property
+    def parts(self):
+        return self.whole.parts
+
+    def with_parts(self, parts):
+        return LosingAFactor(serial(*parts))
+
+    def init(self, key):
+        return self.whole.init(key)
+
+    def forward(self, params, inputs, *, key=None):
+        return self.whole.forward(params, inputs)
+
+    def backward(self, params, cache, grad_outputs):
+        delta, gradients = grad_outputs, []
+        for layer, layer_params, saved in zip(reversed(self.parts), reversed(params), reversed(cache), strict=True):
+            delta, gradient = layer.backward(layer_params, saved, delta)
             delta = 0.5 * delta
             gradients.append(gradient)
         return delta, tuple(reversed(gradients))
 
-    return right._replace(backward=backward, rebuild=lambda parts: losing_a_factor(*parts))
-
 
 def test_network_tells_a_wrong_composition_from_a_wrong_part(key):
-    report = verify_network(losing_a_factor(*three(4).parts), squared_error, normal(5, 4), WHOLE, key=key)
+    report = verify_network(LosingAFactor(three(4)), squared_error, normal(5, 4), WHOLE, key=key)
     assert not report.passed
     assert {finding.part for finding in report.findings} == {""}
     assert all("every part is right by itself" in finding.explanation for finding in report.findings)
@@ -233,7 +248,7 @@ def test_wrong_size_of_inputs_is_an_error(key):
 
 def test_layer_of_ones_own_is_judged(key):
     def made(factor):
-        return Layer(
+        return Written(
             lambda key: {"gain": jnp.ones(4, "float32")},
             lambda params, a: (params["gain"] * a, a),
             lambda params, a, delta: (factor * params["gain"] * delta, {"gain": (a * delta).sum(0)}),

@@ -1,6 +1,8 @@
 """Judges layers and networks: backward against autodiff of forward, and every part alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -9,10 +11,9 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxnet.arguments import check_finite
-from jaxnet.layers import Layer, check_layer, map_layers
+from jaxnet.layers import Composite, Layer, Reading, check_layer, map_layers, run
 from jaxnet.losses import Loss, check_loss
-from jaxnet.network import cost
-from jaxnet.verify.candidates.layers import Backward, CostGradient, Forward, LossGradient
+from jaxnet.verify.candidates.layers import Backward, Cost, CostGradient, Forward, LossGradient, forward_pass
 from jaxnet.verify.doors.options import Asked, options
 from jaxnet.verify.engine.case import Candidate, Options, Statement
 from jaxnet.verify.engine.randomness import generator_of
@@ -87,8 +88,8 @@ def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, **
     wanted = options(asked)
     subject = f"{network.name}, {loss.name}"
     candidate = Candidate(CostGradient(network, loss))
-    whole = judge(Statement(cost(network, loss), candidate, (params, x, y), (0,), 0, subject, scalar=True), key, wanted)
-    outputs, _ = network.forward(params, x)
+    whole = judge(Statement(Cost(network, loss), candidate, (params, x, y), (0,), 0, subject, scalar=True), key, wanted)
+    outputs, _ = forward_pass(network, params, x)
     args, candidate = (outputs, loss.targets(outputs, y)), Candidate(LossGradient(loss))
     of_loss = judge(Statement(loss.value, candidate, args, (0,), (0, 1), loss.name, names=("z", "y")), key, wanted)
     parts = [of_loss, *(_judge(part, key, wanted) for part in _parts_from_the_output(network, params, x, key))]
@@ -111,21 +112,27 @@ def _following(finding: Finding, alone: list[Finding]) -> Finding:
     return finding._replace(explanation=f"{finding.explanation}; {advice}")
 
 
+@dataclass(frozen=True, eq=False)
+class _Recording(Reading):
+    """The leaf that tells what enters it."""
+
+    tell: Callable[[tuple[Any, Any]], None]
+
+    def forward(self, params: Any, inputs: Any, *, key: Array | None = None) -> tuple[Any, Any]:
+        """The leaf's."""
+        self.tell((params, inputs))
+        return run(self.layer, params, inputs, key)
+
+
 def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> list[Part]:
     """Every leaf with what enters it, the last first; equal leaves with equal inputs once."""
     entered: dict[str, tuple[Any, Any]] = {}
     paths = (path for path, _ in _leaves(network))
 
     def recording(leaf: Layer) -> Layer:
-        path = next(paths)
+        return _Recording(leaf, partial(entered.__setitem__, next(paths)))
 
-        def forward(params: Any, inputs: Any) -> tuple[Any, Any]:
-            entered[path] = params, inputs
-            return leaf.forward(params, inputs)
-
-        return leaf._replace(forward=forward)
-
-    map_layers(recording, network).forward(params, x)
+    forward_pass(map_layers(recording, network), params, x)
     parts: dict[Any, Part] = {}
     for path, leaf in _leaves(network):
         own, inputs = entered[path]
@@ -138,8 +145,9 @@ def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> l
 
 def _leaves(network: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
     """Every leaf and its path, in the order in which `map_layers` visits them."""
-    if network.rebuild is None:
+    if not isinstance(network, Composite):
         yield path, network
+        return
     for i, part in enumerate(network.parts):
         yield from _leaves(part, f"{path}[{i}]")
 

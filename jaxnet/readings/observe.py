@@ -5,7 +5,7 @@ the combinators, which only collect, bring them all together, also out of the sc
 """
 
 import functools
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,10 @@ from jax import Array
 from jaxtyping import Float, Integer
 from optax import GradientTransformation
 
-from jaxnet.layers import Layer, map_layers
+from jaxnet.layers import Composite, Layer, Reading, map_layers, run
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
-from jaxnet.step import TrainState, descend
+from jaxnet.step import TrainState, descend, step_key
 
 # A unit is saturated by an example where the slope |g'(z)| is below this share of the largest that g has anywhere.
 SATURATED = 0.1
@@ -27,8 +27,8 @@ SATURATED = 0.1
 class Diagnostics(NamedTuple):
     """What one step measured, for each of the network's L leaves in the order of `layer_names`.
 
-    Where a number has no meaning it is NaN: norms of a leaf without parameters, slopes of a leaf with some. A leaf
-    without parameters that keeps the shape of its inputs is taken to act element by element, a = g(z).
+    Where a number has no meaning it is NaN: norms of a leaf without parameters, slopes of one that does not act element
+    by element, a = g(z).
 
     Attributes:
         step: finished steps before this one; -1 where a step was not observed, and nothing else holds there.
@@ -91,73 +91,76 @@ def _largest_slope(leaf: Layer) -> float:
     """max |g'(z)| over a fine grid of z, 0 among them."""
     with jax.ensure_compile_time_eval():
         _, cache = leaf.forward((), jnp.linspace(-16, 16, 1025))
-        slope, _ = leaf.backward((), cache, jnp.ones(1025))
+        slope = leaf.slope(cache)
+        assert slope is not None
         return float(jnp.abs(slope).max())
 
 
-@functools.cache
-def _observing(leaf: Layer) -> Layer:
+@dataclass(frozen=True)
+class _Observing(Reading):
     """The leaf whose backward returns statistics beside the gradient; its forward caches those of the outputs."""
 
-    def forward(params: Any, inputs: Array) -> tuple[Array, Any]:
-        outputs, cache = leaf.forward(params, inputs)
+    def forward(self, params: Any, inputs: Any, *, key: Array | None = None) -> tuple[Any, Any]:
+        """The leaf's, and the mean and the variance of its outputs."""
+        outputs, cache = run(self.layer, params, inputs, key)
         a = _accurate(outputs)
         mean = _mean(a)
         return outputs, (cache, mean, _mean(jnp.square(a - mean)))
 
-    def backward(params: Any, cache: Any, delta: Array) -> tuple[Array, _Observed]:
-        """For a = g(z), the ∂L/∂z of a δ of ones is g'(z)."""
+    def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, _Observed]:
+        """The leaf's, and what its slope tells, if it has one."""
         cache, mean, variance = cache
-        grad_inputs, gradient = leaf.backward(params, cache, delta)
+        grad_inputs, gradient = self.layer.backward(params, cache, grad_outputs)
         saturated = dead = jnp.full_like(mean, jnp.nan)
-        if not jax.tree.leaves(params) and grad_inputs.shape == delta.shape:
-            slope = jnp.abs(leaf.backward(params, cache, jnp.ones_like(delta))[0])
-            saturated = (slope < SATURATED * _largest_slope(leaf)).mean(dtype=mean.dtype)
+        slope = self.layer.slope(cache)
+        if slope is not None:
+            slope = jnp.abs(slope)
+            saturated = (slope < SATURATED * _largest_slope(self.layer)).mean(dtype=mean.dtype)
             dead = (slope.max(tuple(range(slope.ndim - 1))) == 0).mean(dtype=mean.dtype)
         return grad_inputs, _Observed(gradient, mean, variance, saturated, dead)
-
-    return leaf._replace(forward=forward, backward=backward)
 
 
 # In layer order -------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _counting(leaf: Layer) -> Layer:
-    """The leaf without parameters that adds 1 to its input and caches the input: its place, from an input of 0."""
+class _Visit(NamedTuple):
+    """A leaf as the forward pass comes to it: its number among those as they are written, and which of its copies."""
 
-    def init(key: Array) -> tuple[()]:
-        del key
-        return ()
-
-    def forward(params: tuple[()], place: Array) -> tuple[Array, Array]:
-        return place + 1, place
-
-    return leaf._replace(init=init, forward=forward)
+    leaf: int
+    copy: tuple[int, ...]
 
 
-def _leaves(network: Layer) -> Iterator[Layer]:
-    """The leaves as they are written: each once, however often it is repeated."""
-    if network.rebuild is None:
-        yield network
+def _visits(network: Layer, first: int = 0) -> list[_Visit]:
+    """The leaves in the order in which the forward pass comes to them, the copies of repeated ones one by one."""
+    if not isinstance(network, Composite):
+        return [_Visit(first, ())]
+    visits: list[_Visit] = []
     for part in network.parts:
-        yield from _leaves(part)
+        visits += _visits(part, first)
+        first += len(_leaves(part))
+    if network.stacked is None:
+        return visits
+    return [_Visit(leaf, (i, *copy)) for i in range(network.stacked) for leaf, copy in visits]
+
+
+def _leaves(network: Layer) -> list[Layer]:
+    """The leaves as they are written: each once, however often it is repeated."""
+    if not isinstance(network, Composite):
+        return [network]
+    return [leaf for part in network.parts for leaf in _leaves(part)]
 
 
 @functools.cache
 def _layers(network: Layer) -> tuple[tuple[Layer, ...], np.ndarray]:
-    """The leaves in the order in which the forward pass comes to them, and the index of each in what is recorded.
+    """The leaves in the order of the forward pass, and the index of each in what is recorded.
 
-    What a pass records is stacked where `repeat` stacks it. So a pass that counts tells which entry belongs where.
+    What a pass records is stacked where `repeat` stacks it, so that a leaf's copies lie side by side.
     """
-    counting = map_layers(_counting, network)
-    with jax.ensure_compile_time_eval():
-        nothing = jax.eval_shape(counting.init, jax.random.key(0))
-        _, caches = counting.forward(nothing, jnp.zeros([], jnp.int32))
-        places = [np.ravel(place) for place in jax.tree.leaves(caches)]
-    copies = [leaf for leaf, place in zip(_leaves(network), places, strict=True) for _ in place]
-    order = np.argsort(np.concatenate([*places, np.zeros(0, int)]), kind="stable")
-    return tuple(copies[index] for index in order), order
+    leaves, visits = _leaves(network), _visits(network)
+    recorded = sorted(range(len(visits)), key=lambda i: visits[i])
+    order = np.empty(len(visits), int)
+    order[recorded] = np.arange(len(visits))
+    return tuple(leaves[visit.leaf] for visit in visits), order
 
 
 def layer_names(network: Layer) -> tuple[str, ...]:
@@ -199,10 +202,11 @@ def _norm(tree: Any, stacked: tuple[int, ...]) -> Array:
 
 
 def observed_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
 ) -> tuple[TrainState, Array, Diagnostics]:
     """One step on one batch, as `train_step` makes it, and what happened in it: (new state, J, diagnostics)."""
-    cost, observed = cost_and_gradient(map_layers(_observing, network), loss)(state.params, x, y)
+    observing = map_layers(_Observing, network)
+    cost, observed = cost_and_gradient(observing, loss)(state.params, x, y, key=step_key(network, state))
     leaves, structure = jax.tree.flatten(observed, is_leaf=_is_observed)
     after, updates = descend(optimizer, state, structure.unflatten([leaf.gradient for leaf in leaves]))
     trees = zip(leaves, structure.flatten_up_to(state.params), structure.flatten_up_to(updates), strict=True)

@@ -5,19 +5,21 @@ memory less, and no second copy of the parameters. It takes an optimizer that tr
 looks at the whole gradient first, to clip its norm for instance, has to wait for all of it.
 """
 
-import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from optax import GradientTransformation, apply_updates
 
-from jaxnet.layers import Layer, map_layers
+from jaxnet.layers import Composite, Layer, Reading, map_layers, run
+from jaxnet.layers.combine import Repeat
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
 from jaxnet.optimizers.transformation import is_elementwise
-from jaxnet.step import TrainState, train_step
+from jaxnet.step import TrainState, step_key, train_step
 
 
 class Trained(NamedTuple):
@@ -28,29 +30,70 @@ class Trained(NamedTuple):
     optimizer: GradientTransformation
 
 
-@functools.cache
-def updating(leaf: Layer) -> Layer:
+@dataclass(frozen=True)
+class _Updating(Reading):
     """The leaf whose backward returns its `Trained` parameters after the update, instead of their gradient.
 
     A leaf without parameters stays as it is.
     """
 
-    def forward(trained: Any, inputs: Array) -> tuple[Array, Any]:
-        return leaf.forward(trained.params if isinstance(trained, Trained) else trained, inputs)
+    def forward(self, params: Any, inputs: Any, *, key: Array | None = None) -> tuple[Any, Any]:
+        """The leaf's."""
+        return run(self.layer, params.params if isinstance(params, Trained) else params, inputs, key)
 
-    def backward(trained: Any, cache: Any, delta: Array) -> tuple[Array, Any]:
-        if not isinstance(trained, Trained):
-            return leaf.backward(trained, cache, delta)
-        params, opt_state, optimizer = trained
-        grad_inputs, gradient = leaf.backward(params, cache, delta)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return grad_inputs, Trained(apply_updates(params, updates), opt_state, optimizer)
+    def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, Any]:
+        """The leaf's, and the update."""
+        if not isinstance(params, Trained):
+            return self.layer.backward(params, cache, grad_outputs)
+        own, opt_state, optimizer = params
+        grad_inputs, gradient = self.layer.backward(own, cache, grad_outputs)
+        updates, opt_state = optimizer.update(gradient, opt_state, own)
+        return grad_inputs, Trained(apply_updates(own, updates), opt_state, optimizer)
 
-    return leaf._replace(forward=forward, backward=backward, updates=True)
+
+@dataclass(frozen=True)
+class _UpdatingRepeat(Repeat):
+    """Copies of a layer that is updated, each in the place of the old, so that no second stack exists.
+
+    Parameters are written one layer late. What layer l reads then comes from the stack in which l+1 was written, and
+    the compiler, which sees that nothing reads the stack as it was before, writes into it instead of into a copy.
+    """
+
+    def backward(self, params: Any, caches: Any, delta: Array) -> tuple[Array, Any]:
+        """∂L/∂a, and the new parameters."""
+        times = self.times
+
+        def step(done: Array, carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+            delta, params, new = carry
+            params = _put(params, new, jnp.minimum(times - done, times - 1))
+            own, cache = _at((params, caches), times - 1 - done)
+            delta, new = self.layer.backward(own, cache, delta)
+            return delta, params, new
+
+        unchanged = _at(params, times - 1)  # the first round writes what is there
+        delta, params, new = jax.lax.fori_loop(0, times, step, (delta, params, unchanged))
+        return delta, _put(params, new, 0)
+
+
+def _at(stack: Any, index: ArrayLike) -> Any:
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stack)
+
+
+def _put(stack: Any, entry: Any, index: ArrayLike) -> Any:
+    return jax.tree.map(lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, index, 0), stack, entry)
+
+
+def updating(network: Layer) -> Layer:
+    """The network whose backward returns `Trained` parameters after the update, instead of their gradient."""
+    if isinstance(network, Repeat):
+        return _UpdatingRepeat(updating(network.layer), network.times)
+    if isinstance(network, Composite):
+        return network.with_parts(tuple(map(updating, network.parts)))
+    return _Updating(network)
 
 
 def updating_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Array, y: Array
+    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
 ) -> tuple[TrainState, Array]:
     """`train_step` with the update inside the backward pass: the same new state and J, but for rounding.
 
@@ -64,7 +107,7 @@ def updating_step(
         return train_step(network, loss, optimizer, state, x, y)
     leaves = _Leaves(network)
     trained = leaves.join(optimizer, state.params, state.opt_state)
-    cost, trained = cost_and_gradient(map_layers(updating, network), loss)(trained, x, y)
+    cost, trained = cost_and_gradient(updating(network), loss)(trained, x, y, key=step_key(network, state))
     params, opt_state = leaves.split(trained, state.opt_state)
     return TrainState(params, opt_state, state.key, state.step + 1), cost
 
@@ -82,16 +125,18 @@ class _Leaf(NamedTuple):
     place: Any
 
 
-@functools.cache
-def _marking(leaf: Layer) -> Layer:
-    return leaf._replace(init=lambda key: _Leaf(leaf.init(key), jnp.zeros([])))
+@dataclass(frozen=True)
+class _Marking(Reading):
+    def init(self, key: Array) -> Any:
+        """The leaf's parameters with a mark."""
+        return _Leaf(self.layer.init(key), jnp.zeros([]))
 
 
 class _Leaves:
     """Where a network's parameters divide into those of its leaves, and how an optimizer's state divides with them."""
 
     def __init__(self, network: Layer) -> None:
-        marked = jax.eval_shape(map_layers(_marking, network).init, jax.random.key(0))
+        marked = jax.eval_shape(map_layers(_Marking, network).init, jax.random.key(0))
         self.leaves, self.structure = jax.tree.flatten(marked, is_leaf=lambda node: isinstance(node, _Leaf))
 
     def join(self, optimizer: GradientTransformation, params: Any, opt_state: Any) -> Any:

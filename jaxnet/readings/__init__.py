@@ -1,0 +1,1 @@
+"""What one backward pass can tell beside the gradient: every leaf is replaced by one that returns something else."""
