@@ -163,3 +163,32 @@ def test_bound_that_meets_its_argument_is_no_loss_of_precision(key):
         return jnp.where(args[0] >= args[1], ct, 0), jnp.where(args[0] < args[1], ct, 0)
 
     verify_vjp(jnp.maximum, backward, x, bound, key=key).raise_if_failed()
+
+
+def test_nan_is_found_where_rounding_grows_towards_the_point(key):
+    """The derivative of sin x/x is 0 at 0; beside it, differences that cancel grow the nearer they are."""
+
+    def backward(args, ct):
+        (x,) = args
+        return (ct * (jnp.cos(jnp.pi * x) - jnp.sinc(x)) / x,)
+
+    x = jnp.array([0.0, 0.7, -1.3, 0.0], "float32")
+    assert kind(verify_vjp(jnp.sinc, backward, x, key=key)) == "non_finite"
+
+
+def distances(x):
+    return jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_where_autodiff_is_nan_at_every_point_results_beside_it_decide(key, factor):
+    """The distance of a point to itself is 0 everywhere, and autodiff divides by it."""
+
+    def backward(args, ct):
+        apart = args[0][:, None] - args[0][None]
+        length = distances(args[0])[..., None]
+        sent = ct[..., None] * jnp.where(length > 0, apart / jnp.where(length > 0, length, 1), 0)
+        return ((factor * (sent.sum(1) - sent.sum(0))).astype(ct.dtype),)
+
+    report = verify_vjp(distances, backward, normal(4, 3).astype("float32"), key=key)
+    assert report.passed == (factor == 1.0)
