@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
@@ -47,7 +47,7 @@ class _Dense(Layer):
         return Dense(weight, self.bias_initializer(bias_key, (self.n_out,), self.dtype))
 
     def forward(
-        self, params: Dense, a: Float[Array, "*batch n_in"], *, key: Array | None = None
+        self, params: Dense, a: Shaped[Array, "*batch n_in"], *, key: Array | None = None
     ) -> tuple[Float[Array, "*batch n_out"], Array]:
         """z = W a + b. The backward pass needs a, and has W already; integers are brought to W's dtype."""
         if a.shape[-1:] != (self.n_in,):
