@@ -228,6 +228,24 @@ def test_layer_that_draws_gets_another_key_each_step_and_none_afterwards():
         jn.cost_and_gradient(DROPPING, LOSS)(state.params, X, LABELS)
 
 
+def test_network_in_a_narrow_dtype_draws_nothing_at_inference_and_forgets_its_initializers():
+    narrow = jn.in_precision(DROPPING, jnp.bfloat16)
+    params = DROPPING.init(jax.random.key(0))
+    assert jn.predict(narrow, LOSS)(params, X).shape == (M, 3)
+    other = jn.in_precision(dense(N, 3, jn.he_normal), jnp.bfloat16)
+    assert jn.in_precision(dense(N, 3), jnp.bfloat16).without_init() == other.without_init()
+
+
+def test_norms_by_the_gradients_of_examples_keep_their_dtype():
+    x = X.astype("float32")
+    params = jnp.asarray([0.5, -1.0], "float32")
+    outputs, cache = Differences().forward(params, x)
+    norms = Differences().squared_norms(params, cache, outputs)
+    assert norms.dtype == "float32"
+    alone = [Differences().backward(params, cache[i], outputs[i])[1] for i in range(M)]
+    assert_close(norms, jnp.stack([jnp.square(gradient).sum() for gradient in alone]), 1e-6)
+
+
 def test_verifier_judges_layers_that_draw_and_layers_of_integers(key):
     x = X.astype("float32")
     jn.verify_layer(Dropout(0.5), x, key=key).raise_if_failed()

@@ -7,8 +7,8 @@ of inputs are the batch: none is one example. Gradients of parameters are summed
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from functools import cached_property
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property, reduce
 from typing import Any, ClassVar
 
 import jax
@@ -74,10 +74,10 @@ class Layer(ABC):
             raise ValueError(f"{self.name} couples the examples of a batch: there is no gradient of one example alone")
         _, gradients = jax.vmap(self.backward, in_axes=(None, 0, 0))(params, cache, grad_outputs)
         squares = [jnp.square(leaf).reshape(len(leaf), -1).sum(1) for leaf in jax.tree.leaves(gradients)]
-        return sum(squares, jnp.zeros(len(jax.tree.leaves(grad_outputs)[0])))
+        return reduce(jnp.add, squares)
 
     def slope(self, cache: Any) -> Array | None:
-        """g'(z) of a layer that acts element by element, a = g(z), from its cache; None of any other."""
+        """g'(z) of a layer without parameters that acts element by element, from its cache; None of any other."""
         del cache
         return None
 
@@ -234,3 +234,11 @@ class Reading(Layer):
     def slope(self, cache: Any) -> Array | None:
         """The layer's."""
         return self.layer.slope(cache)
+
+    def at_inference(self) -> Layer:
+        """Of the layer."""
+        return replace(self, layer=self.layer.at_inference())
+
+    def without_init(self) -> Layer:
+        """Of the layer."""
+        return replace(self, layer=self.layer.without_init())
