@@ -15,9 +15,9 @@ from jaxnet.activations import (
     softplus,
     tanh,
 )
-from jaxnet.checkpoint import CheckpointError, Checkpoints
-from jaxnet.epochs import train_epochs
-from jaxnet.history import History, TrainingError
+from jaxnet.training.checkpoint import CheckpointError, Checkpoints
+from jaxnet.training.epochs import train_epochs
+from jaxnet.training.history import History, TrainingError
 from jaxnet.initializers import (
     constant,
     glorot_normal,
@@ -67,7 +67,7 @@ from jaxnet.optimizers import (
     nesterov,
     rmsprop,
 )
-from jaxnet.parallel import (
+from jaxnet.training.parallel import (
     all_reduce_step,
     all_reduced_cost_and_gradient,
     data_mesh,
@@ -87,9 +87,9 @@ from jaxnet.readings.per_example import (
 from jaxnet.readings.precision import in_precision
 from jaxnet.readings.update import updating, updating_step
 from jaxnet.step import TrainState, init_state, train_step
-from jaxnet.streaming import fit_batches
-from jaxnet.sweep import sweep
-from jaxnet.training import fit
+from jaxnet.training.streaming import fit_batches
+from jaxnet.training.sweep import sweep
+from jaxnet.training.fit import fit
 from jaxnet.verify import (
     Finding,
     Report,

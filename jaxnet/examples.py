@@ -1,6 +1,6 @@
 """The examples and the optimizer that a training run is given: checked, and in the form that `jit` takes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,29 +30,56 @@ def dtype_of(params: Any) -> Any:
     return jnp.result_type(*leaves)
 
 
+class Examples(NamedTuple):
+    """Inputs, targets and, if they do not count alike, a weight for each example; all as long as there are examples."""
+
+    x: Any
+    y: Any
+    weight: Any = None
+
+    def at(self, chosen: Any) -> "Examples":
+        """Some of them; all for None."""
+        return self if chosen is None else jax.tree.map(lambda leaf: leaf[chosen], self)
+
+
 def count(x: Any) -> int:
     """The number of examples: the length of every leaf."""
     return len(jax.tree.leaves(x)[0])
 
 
-def chosen(x: Any, y: Any, examples: Any) -> tuple[Any, Any]:
-    """Some of the examples."""
-    return jax.tree.map(lambda leaf: leaf[examples], (x, y))
+def checked_weight(weight: Any, y: Array, dtype: Any) -> Array:
+    """A weight for each target.
+
+    Raises:
+        ValueError: for another number of them, a negative one or one that is not finite, or if all are 0.
+        TypeError: if they are not real numbers.
+    """
+    weight = weight if isinstance(weight, Array) else np.asarray(weight)
+    _check_real("sample_weight", weight)
+    if weight.shape != y.shape[:1]:
+        raise ValueError(f"sample_weight needs one number an example, shape {y.shape[:1]}, got {weight.shape}")
+    check_finite("sample_weight", weight)
+    if (weight < 0).any() or not (weight > 0).any():
+        raise ValueError("sample_weight must not be negative, nor 0 for all examples")
+    return jnp.asarray(weight, dtype)
 
 
-def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any) -> tuple[Any, Array]:
+def checked_examples(
+    network: Layer, loss: Loss, params: Any, x: Any, y: Any, *, name: str = ""
+) -> tuple[Any, Array]:
     """The data on the device, floats in the dtype of the parameters; raises the errors that `fit` and `sweep` document.
 
-    Integers stay integers: an embedding reads them, and a dense layer brings them to its own dtype.
+    Integers stay integers: an embedding reads them, and a dense layer brings them to its own dtype. Messages begin with
+    the name.
     """
     dtype = dtype_of(params)
     y = y if isinstance(y, Array) else np.asarray(y)
     leaves = jax.tree_util.tree_leaves_with_path(x)
     if not leaves:
-        raise ValueError("x must hold at least one example, got no array")
-    checked = [_checked_input(f"x{jax.tree_util.keystr(path)}", leaf, y, dtype) for path, leaf in leaves]
-    _check_real("y", y)
-    check_finite("y", y)
+        raise ValueError(f"{name}x must hold at least one example, got no array")
+    checked = [_checked_input(f"{name}x{jax.tree_util.keystr(path)}", leaf, y, dtype) for path, leaf in leaves]
+    _check_real(f"{name}y", y)
+    check_finite(f"{name}y", y)
     x = jax.tree.unflatten(jax.tree.structure(x), checked)
     outputs, _ = _forward.eval_shape(network, params, x, jax.random.key(0) if network.needs_key else None)
     return x, loss.targets(outputs, y)

@@ -66,6 +66,14 @@ def _mean_over_examples(losses: Array) -> Array:
     return losses.mean()
 
 
+def _weighted(values: Array, weight: ArrayLike | None) -> Array:
+    """w(i) times what belongs to example i, whatever axes it has of its own."""
+    if weight is None:
+        return values
+    weight = jnp.asarray(weight, values.dtype)
+    return values * jnp.expand_dims(weight, range(weight.ndim, values.ndim))
+
+
 @dataclass(frozen=True)
 class _Cost:
     """(params, x, y) -> J."""
@@ -73,15 +81,17 @@ class _Cost:
     network: Layer
     loss: Loss
 
-    def __call__(self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None) -> Float[Array, ""]:
+    def __call__(
+        self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None, sample_weight: ArrayLike | None = None
+    ) -> Float[Array, ""]:
         outputs, _ = run(self.network, params, x, key)
-        return _mean_over_examples(self.loss.value(outputs, y))
+        return _mean_over_examples(_weighted(self.loss.value(outputs, y), sample_weight))
 
 
 def cost(network: Layer, loss: Loss) -> Callable[..., Array]:
     """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar; with `key=` for a network that draws.
 
-    It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
+    With `sample_weight=`, the number w(i) an example, it is (1/m) Σ_i w(i) L(i). It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
     """
     return _Cost(network, loss)
 
@@ -93,10 +103,12 @@ class _CostAndGradient:
     network: Layer
     loss: Loss
 
-    def __call__(self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None) -> tuple[Float[Array, ""], Any]:
+    def __call__(
+        self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None, sample_weight: ArrayLike | None = None
+    ) -> tuple[Float[Array, ""], Any]:
         outputs, cache = run(self.network, params, x, key)
-        losses = self.loss.value(outputs, y)
-        delta = self.loss.gradient(outputs, y) / max(losses.size, 1)
+        losses = _weighted(self.loss.value(outputs, y), sample_weight)
+        delta = _weighted(self.loss.gradient(outputs, y), sample_weight) / max(losses.size, 1)
         _, gradient = self.network.backward(params, cache, delta)
         return _mean_over_examples(losses), gradient
 
@@ -105,7 +117,8 @@ def cost_and_gradient(network: Layer, loss: Loss) -> Callable[..., tuple[Array, 
     """The function (params, x, y) -> (J, ∂J/∂params): `jax.value_and_grad(cost(network, loss))`, derived by hand.
 
     The derivative is linear, so the gradient of the mean is the mean of the gradients: each δ[L](i) is divided by m
-    once, and the sums over examples inside the backward pass do the rest. With `key=` for a network that draws.
+    once, and the sums over examples inside the backward pass do the rest. With `key=` for a network that draws, and
+    `sample_weight=` as in `cost`: a weight is a factor of the example's loss, and so of its δ[L](i).
     """
     return _CostAndGradient(network, loss)
 

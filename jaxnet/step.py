@@ -47,9 +47,16 @@ def step_key(network: Layer, state: TrainState) -> Array | None:
 
 
 def train_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    state: TrainState,
+    x: Any,
+    y: Array,
+    sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""
-    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y, key=step_key(network, state))
+    key = step_key(network, state)
+    cost, gradient = cost_and_gradient(network, loss)(state.params, x, y, key=key, sample_weight=sample_weight)
     state, _ = descend(optimizer, state, gradient)
     return state, cost

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet import checkpoint, training
+from jaxnet.training import checkpoint
 from tests.checkpointed_run import EPOCHS, NETWORK, OPTIMIZER, numbers, run
 from tests.compare import WIDEST
 
+FIT = import_module("jaxnet.training.fit")  # the attribute of this name is the function
 SCRIPT = Path(__file__).with_name("checkpointed_run.py")
 
 
@@ -47,13 +49,13 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, whole):
 
 
 def test_interrupted_run_saves_where_it_stopped(tmp_path, whole, monkeypatch):
-    original = training._train_epochs
+    original = FIT._run_epochs
 
     def interrupted(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(training, "_train_epochs", interrupted)
+    monkeypatch.setattr(FIT, "_run_epochs", interrupted)
     state, history = run(checkpoint=tmp_path, checkpoint_every=1000)
     assert history.interrupted
     assert steps(tmp_path) == [int(state.step)] == [5]
@@ -341,6 +343,6 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path, kind_of_key):
         assert saved.steps == (0,)
         found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4, impl=kind_of_key)))
     assert found is not None
-    restored, cost = found
-    np.testing.assert_array_equal(cost, np.arange(3.0))
-    assert_same(numbers(restored, jaxnet.History(cost)), numbers(state, jaxnet.History(cost)))
+    restored, history = found
+    np.testing.assert_array_equal(history.cost, np.arange(3.0))
+    assert_same(numbers(restored, history), numbers(state, history))

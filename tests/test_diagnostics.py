@@ -1,6 +1,7 @@
 """Diagnostics: equal to NumPy and to closed forms, in layer order, the step unchanged, the first failure named."""
 
 import functools
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -36,13 +37,15 @@ from jaxnet import (
     tanh,
     train_epochs,
     train_step,
-    training,
 )
+from jaxnet.examples import Examples
+from jaxnet.training.epochs import Task
 from tests.compare import assert_close, compiled_programs, random_like
 
 pytestmark = pytest.mark.usefixtures("nans_allowed")  # what does not apply to a layer
 
 M, N, CLASSES = 50, 4, 3
+FIT = import_module("jaxnet.training.fit")  # the attribute of this name is the function
 NETWORK = mlp((N, 6, CLASSES), tanh)
 
 
@@ -262,7 +265,8 @@ def test_diagnostics_of_another_network_are_refused(data):
 
 
 def train(data, **options):
-    options = {"key": jax.random.key(0), "batch_size": 16, "epochs": 3} | options
+    start = {} if "state" in options else {"key": jax.random.key(0)}
+    options = start | {"batch_size": 16, "epochs": 3} | options
     return fit(NETWORK, softmax_cross_entropy, adam(0.01), *data, **options)
 
 
@@ -319,9 +323,8 @@ def test_training_that_does_not_observe_compiles_nothing_of_it(data):
     state = init_state(NETWORK, gradient_descent(0.1), jax.random.key(0))
 
     def program(observe_every):
-        arguments = (NETWORK, softmax_cross_entropy, gradient_descent(0.1), state, *data, 2)
-        options = {"batch_size": 10, "capacity": 2, "observe_every": observe_every}
-        return training._train_epochs.lower(*arguments, **options).as_text()
+        task = Task(NETWORK, softmax_cross_entropy, 10, 2, observe_every)
+        return FIT._run_epochs.lower(task, gradient_descent(0.1), state, Examples(*data), 2).as_text()
 
     assert "sqrt" not in program(None)
     assert "sqrt" in program(2)
@@ -329,7 +332,7 @@ def test_training_that_does_not_observe_compiles_nothing_of_it(data):
 
 def test_another_rate_does_not_retrace_an_observed_run(data):
     train(data, observe_every=2)
-    compiled = compiled_programs(training._train_epochs)
+    compiled = compiled_programs(FIT._run_epochs)
     fit(
         NETWORK,
         softmax_cross_entropy,
@@ -340,7 +343,7 @@ def test_another_rate_does_not_retrace_an_observed_run(data):
         epochs=5,
         observe_every=2,
     )
-    assert compiled_programs(training._train_epochs) == compiled
+    assert compiled_programs(FIT._run_epochs) == compiled
 
 
 def test_seeds_are_observed_under_vmap(data):

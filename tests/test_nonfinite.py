@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet.epochs import epoch_batches
-from jaxnet.nonfinite import all_finite, first_failure
+from jaxnet.examples import Examples
+from jaxnet.training.epochs import epoch_batches
+from jaxnet.training.nonfinite import all_finite, first_failure
 
 pytestmark = pytest.mark.usefixtures("nans_allowed")
 
@@ -28,7 +29,7 @@ def by_a_plain_loop():
     state, costs = jaxnet.init_state(LINEAR, TOO_FAST, KEY), []
     step = jax.jit(jaxnet.train_step, static_argnums=(0, 1))
     while True:
-        for batch in list(epoch_batches(state, jnp.asarray(X), jnp.asarray(Y), RUN["batch_size"])):
+        for batch in list(epoch_batches(state, Examples(jnp.asarray(X), jnp.asarray(Y)), RUN["batch_size"])):
             after, cost = step(LINEAR, LOSS, TOO_FAST, state, *batch)
             if not np.isfinite(cost):
                 return state, np.array(costs)
@@ -141,7 +142,7 @@ def test_another_word_is_refused(unchecked):
 def test_a_failure_that_does_not_repeat_is_told_and_hands_back_the_beginning():
     state = jaxnet.init_state(NETWORK, TOO_FAST, KEY)
     failure = first_failure(
-        NETWORK, LOSS, jaxnet.gradient_descent(0.0), [(X, Y)] * 3, state._replace(step=5 + state.step)
+        NETWORK, LOSS, jaxnet.gradient_descent(0.0), [Examples(X, Y)] * 3, state._replace(step=5 + state.step)
     )
     assert failure.what == ("after step 5: a number is not finite, but not when the steps are repeated one by one")
     assert int(failure.state.step) == 5

@@ -13,8 +13,9 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import streaming
-from jaxnet.epochs import epoch_batches
+from jaxnet.examples import Examples
+from jaxnet.training import streaming
+from jaxnet.training.epochs import epoch_batches
 from tests.compare import WIDEST
 
 NETWORK, LOSS, OPTIMIZER = jaxnet.mlp((4, 8, 3)), jaxnet.softmax_cross_entropy, jaxnet.adam(0.01)
@@ -24,10 +25,9 @@ Y = X[:, :3].argmax(axis=1)
 ORDER = [
     np.asarray(examples)
     for epoch in range(EPOCHS)
-    for examples, _ in epoch_batches(
+    for examples, _, _ in epoch_batches(
         jaxnet.init_state(NETWORK, OPTIMIZER, KEY)._replace(step=jnp.asarray(5 * epoch)),
-        jnp.arange(len(X)),
-        jnp.asarray(Y),
+        Examples(jnp.arange(len(X)), jnp.asarray(Y)),
         BATCH_SIZE,
     )
 ]
@@ -39,7 +39,8 @@ def batches(x=X, y=Y):
 
 
 def train(batches, **options):
-    return jaxnet.fit_batches(NETWORK, LOSS, OPTIMIZER, batches, key=KEY, **options)
+    start = {} if "state" in options else {"key": KEY}
+    return jaxnet.fit_batches(NETWORK, LOSS, OPTIMIZER, batches, **start, **options)
 
 
 def assert_same(actual, expected):

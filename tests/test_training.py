@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -31,11 +32,14 @@ from jaxnet import (
     softmax_cross_entropy,
     squared_error,
     tanh,
-    training,
+    train_epochs,
     zeros,
 )
+from jaxnet.examples import Examples
+from jaxnet.training.epochs import Task
 from tests.compare import assert_close, compiled_programs
 
+FIT = import_module("jaxnet.training.fit")  # the attribute of this name is the function
 M, N, CLASSES = 50, 4, 3
 NETWORK = mlp((N, 6, CLASSES))
 
@@ -47,7 +51,8 @@ def data():
 
 
 def train(data, optimizer=None, **options):
-    options = {"key": jax.random.key(0), "batch_size": 16, "epochs": 3} | options
+    start = {} if "state" in options else {"key": jax.random.key(0)}
+    options = start | {"batch_size": 16, "epochs": 3} | options
     return fit(NETWORK, softmax_cross_entropy, optimizer or adam(0.01), *data, **options)
 
 
@@ -130,22 +135,20 @@ def test_same_key_same_run_and_another_key_another(data):
 
 def test_nothing_retraces_for_another_rate_other_data_or_the_network_built_again(data):
     train(data)
-    compiled = compiled_programs(training._train_epochs)
+    compiled = compiled_programs(FIT._run_epochs)
     x, y = data
     train(data, adam(0.5), epochs=9)
     train((x + 1, y[::-1]), key=jax.random.key(3))
     fit(mlp([N, 6, CLASSES]), softmax_cross_entropy, adam(0.1), x, y, key=jax.random.key(0), batch_size=16, epochs=1)
-    assert compiled_programs(training._train_epochs) == compiled
+    assert compiled_programs(FIT._run_epochs) == compiled
 
 
 @pytest.mark.usefixtures("nans_allowed")  # with that switch JAX donates no buffers
 def test_state_buffers_are_donated(data):
     x, y = data
     optimizer = adam(0.01)
-    state = training._init_state(NETWORK, optimizer, jax.random.key(0))
-    new, _ = training._train_epochs(
-        NETWORK, softmax_cross_entropy, optimizer, state, x, y, 1, batch_size=16, capacity=2
-    )
+    state = init_state(NETWORK, optimizer, jax.random.key(0))
+    new, _ = FIT._run_epochs(Task(NETWORK, softmax_cross_entropy, 16, 2), optimizer, state, Examples(x, y), 1)
     arrays = jax.tree.leaves((state.params, state.opt_state, state.step))
     assert all(leaf.is_deleted() for leaf in arrays)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
@@ -156,7 +159,7 @@ def test_training_is_one_vmap_away_from_many_seeds(data):
 
     def run(key):
         state = init_state(NETWORK, momentum(0.1), key)
-        return training.train_epochs(
+        return train_epochs(
             NETWORK, softmax_cross_entropy, momentum(0.1), state, x, y, 3, batch_size=16, capacity=3
         )
 
@@ -239,13 +242,13 @@ def test_interrupt_returns_what_was_trained(data, monkeypatch):
     chunks = []
 
     def interrupted(*args, **kwargs):
-        chunks.append(args[6])
+        chunks.append(args[4])
         if len(chunks) == 2:
             os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of a chunk
         return original(*args, **kwargs)
 
-    original = training._train_epochs
-    monkeypatch.setattr(training, "_train_epochs", interrupted)
+    original = FIT._run_epochs
+    monkeypatch.setattr(FIT, "_run_epochs", interrupted)
     before = signal.getsignal(signal.SIGINT)
     state, history = train(data, epochs=10_000)
     assert len(chunks) == 2

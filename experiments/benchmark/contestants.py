@@ -157,7 +157,6 @@ def ours_fit(problem: Problem) -> Contestant:
             LOSSES[workload.loss],
             workload.optimizer,
             *data,
-            key=start.key,
             batch_size=batch_size,
             epochs=epochs,
             state=start,

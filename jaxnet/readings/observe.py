@@ -202,11 +202,18 @@ def _norm(tree: Any, stacked: tuple[int, ...]) -> Array:
 
 
 def observed_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    state: TrainState,
+    x: Any,
+    y: Array,
+    sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array, Diagnostics]:
     """One step on one batch, as `train_step` makes it, and what happened in it: (new state, J, diagnostics)."""
     observing = map_layers(_Observing, network)
-    cost, observed = cost_and_gradient(observing, loss)(state.params, x, y, key=step_key(network, state))
+    key = step_key(network, state)
+    cost, observed = cost_and_gradient(observing, loss)(state.params, x, y, key=key, sample_weight=sample_weight)
     leaves, structure = jax.tree.flatten(observed, is_leaf=_is_observed)
     after, updates = descend(optimizer, state, structure.unflatten([leaf.gradient for leaf in leaves]))
     trees = zip(leaves, structure.flatten_up_to(state.params), structure.flatten_up_to(updates), strict=True)

@@ -93,7 +93,13 @@ def updating(network: Layer) -> Layer:
 
 
 def updating_step(
-    network: Layer, loss: Loss, optimizer: GradientTransformation, state: TrainState, x: Any, y: Array
+    network: Layer,
+    loss: Loss,
+    optimizer: GradientTransformation,
+    state: TrainState,
+    x: Any,
+    y: Array,
+    sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """`train_step` with the update inside the backward pass: the same new state and J, but for rounding.
 
@@ -104,10 +110,11 @@ def updating_step(
     if not is_elementwise(optimizer):
         raise ValueError("updating inside the backward pass needs an optimizer of jaxnet.optimizers without a mask")
     if not jax.tree.leaves(state.params):  # no leaf that would take the optimizer's count along
-        return train_step(network, loss, optimizer, state, x, y)
+        return train_step(network, loss, optimizer, state, x, y, sample_weight)
     leaves = _Leaves(network)
     trained = leaves.join(optimizer, state.params, state.opt_state)
-    cost, trained = cost_and_gradient(updating(network), loss)(trained, x, y, key=step_key(network, state))
+    key = step_key(network, state)
+    cost, trained = cost_and_gradient(updating(network), loss)(trained, x, y, key=key, sample_weight=sample_weight)
     params, opt_state = leaves.split(trained, state.opt_state)
     return TrainState(params, opt_state, state.key, state.step + 1), cost
 

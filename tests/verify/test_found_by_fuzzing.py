@@ -251,3 +251,20 @@ def test_whole_number_that_is_computed_from_arguments_is_not_rounded(key, factor
     assert kind(report) == (None if factor == 1.0 else "scale")
     if options and not report:
         assert "generic points" not in str(report)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("options", [{}, {"native": True}], ids=["", "native"])
+def test_what_float64_leaves_of_terms_that_cancel_is_no_kink(seed, options):
+    """The gradient of x/x is rounding alone, in whatever dtype: no jump of it means anything."""
+    zeros = jnp.zeros((2, 3), "bfloat16")  # a point with zeros is a special one
+    x = jnp.asarray([[0.98046875, -1.03125, 1.03125], [-0.173828125, -0.375, -0.6171875]], "bfloat16")
+
+    def function(zeros, x):
+        ones = jnp.nan_to_num(x / x)
+        return jnp.concatenate([ones, ones**2, zeros], -1)
+
+    report = verify_vjp(function, autodiff(function), zeros, x, key=jax.random.key(seed), **options)
+    assert report, str(report)
+    wrong = verify_vjp(function, autodiff(function, 1.5), zeros, x, key=jax.random.key(seed), **options)
+    assert not wrong

@@ -4,15 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.verify.engine.cancellation import cancelled
+from jaxnet.verify.engine.cancellation import cancelled, summed
 from jaxnet.verify.engine.comparison import Comparison
-from jaxnet.verify.engine.precision import HALF, Floats, Leaves
+from jaxnet.verify.engine.precision import DOUBLE, HALF, Floats, Leaves
 from jaxnet.verify.engine.rounding import PERTURBATIONS
 from jaxnet.verify.engine.trial import Trial
 from jaxnet.verify.engine.truth import largest, limit_of
 
 PATIENCE = 12  # how often more gradients beside a point are sampled in vain
 AMPLIFIED = 1e6  # times its usual size: rounding that moves a gradient by so much leaves nothing to be right about
+SMALL = 1e-9  # a jump below this share of the cotangent may be what float64 leaves of terms that cancel
 AFFINE = 1e-4  # how far from the affine hull of the gradients beside a point a candidate may be, relative
 
 
@@ -34,6 +35,7 @@ class Beside(NamedTuple):
         jump: what they differ by, relative to the largest, where they do jump.
         slack: how far outside of them a number still counts as between, relative to the largest: it allows for the bend
             of a smooth function and for rounding.
+        least: for each leaf, what a jump is at least, as less may be what rounding leaves of terms that cancel.
         continuous: whether the function's values beside the point are those at it.
     """
 
@@ -42,6 +44,7 @@ class Beside(NamedTuple):
     nearer: float
     jump: float
     slack: float
+    least: list[float]
     continuous: bool
 
     def bounds(self, leaf: int) -> tuple[Floats, Floats]:
@@ -74,7 +77,7 @@ class Beside(NamedTuple):
     def _jumps(self, leaf: int) -> tuple[Floats, Floats, Floats]:
         (low, high), (c, d) = _bounds(self.wide[leaf]), _bounds(self.close[leaf])
         with np.errstate(all="ignore"):
-            return high - low, d - c, high - low > self.jump * _largest(low, high)
+            return high - low, d - c, high - low > max(self.jump * _largest(low, high), self.least[leaf])
 
     def joined(self, other: "Beside") -> "Beside":
         """What both have seen."""
@@ -105,9 +108,19 @@ def beside(trial: Trial, comparison: Comparison, leaf: int | None, directions: F
         largest(moved - here) <= how.jump * (largest(here) or 1.0)
         for moved, here in zip(outputs, comparison.truth.outputs, strict=True)
     )
-    return Beside(
-        wide, close, how.wide / how.close, how.jump, max(how.jump, limit_of(trial.unit) * trial.unit), continuous
-    )
+    slack = max(how.jump, limit_of(trial.unit) * trial.unit)
+    around = Beside(wide, close, how.wide / how.close, how.jump, slack, [0.0] * len(wide), continuous)
+    return around._replace(least=_least_jumps(trial, comparison, around))
+
+
+def _least_jumps(trial: Trial, comparison: Comparison, around: Beside) -> list[float]:
+    """For each leaf, what float64 may leave of terms that cancel; 0 where what jumps is more than that anyway."""
+    sent = max(largest(c) for c in comparison.place.cotangent)
+    jumps = [around.wide[leaf].max(axis=0) - around.wide[leaf].min(axis=0) for leaf in range(len(around.wide))]
+    small = any(0 < largest(jump) < SMALL * sent for jump in jumps)
+    if not small or not trial.function.exact or trial.function.mode != "reverse":
+        return [0.0] * len(jumps)
+    return [limit_of(DOUBLE) * DOUBLE * largest(m) for m in summed(trial.function, comparison.place)]
 
 
 def _all_around(trial: Trial) -> Floats:

@@ -39,6 +39,15 @@ def lost(function: Differentiator, place: Place, units: Sequence[float]) -> Leav
         return [max(units) * m + np.nan_to_num(change) for m, change in zip(magnitudes, changes, strict=True)]
 
 
+def summed(function: Differentiator, place: Place) -> Leaves:
+    """For each element |J|ᵀ|c|: the magnitudes of all that is added up in it."""
+    with in_float64(), np.errstate(all="ignore"):
+        leaves = place.point, function.case.fixed_in(True), place.cotangent
+        run, slots = _measured(function.case.function, described(*leaves))
+        starts = slots.starts(function.generator, PERTURBATIONS)
+        return widened(run(leaves, slots.signs(function.generator), starts, np.zeros(slots.count))[0])
+
+
 def cancelled(function: Differentiator, comparison: Comparison, leaf: int) -> Floats:
     """The wrong elements, where all are nearly right, of which float64 may lose as much by whatever formula."""
     with np.errstate(all="ignore"):

@@ -111,8 +111,12 @@ class Slots:
         return np.asarray([how in chosen for how in self._depend], float)
 
     def signs(self, generator: np.random.Generator) -> Floats:
-        """Ways by which each element goes a whole step up or down: what rounding may do."""
-        return np.resize(signs(generator, (self.longest + STARTS,)), self.length)
+        """Ways by which each element goes about a step up or down: what rounding may do.
+
+        Steps of one length would cancel exactly, again and again, where only a few results take part.
+        """
+        lengths = np.resize(generator.uniform(0.5, 1.5, STARTS), self.length)
+        return lengths * np.resize(signs(generator, (self.longest + STARTS,)), self.length)
 
     def parts(self, generator: np.random.Generator, pieces: Floats) -> tuple[Floats, list[int]]:
         """Ways by which no two elements stay equal, and behind them given ones, a row each; and where these begin."""

@@ -98,6 +98,11 @@ def _cuts(length: int, size: int) -> list[slice]:
 
 def joined(states: Sequence[TrainState], tiles: Sequence[Tile], shape: tuple[int, int]) -> TrainState:
     """The states whose leaves are (n_optimizers, n_keys, ...), from those of the tiles."""
+    return gathered(list(map(_with_both_axes, states)), tiles, shape)
+
+
+def gathered(trees: Sequence[Any], tiles: Sequence[Tile], shape: tuple[int, int]) -> Any:
+    """The tree whose leaves are (n_optimizers, n_keys, ...), from those of the tiles."""
 
     def join(*pieces: Array) -> Array:
         first = pieces[0]
@@ -108,7 +113,7 @@ def joined(states: Sequence[TrainState], tiles: Sequence[Tile], shape: tuple[int
             whole[tile] = piece
         return jnp.asarray(whole)
 
-    return jax.tree.map(join, *map(_with_both_axes, states))
+    return jax.tree.map(join, *trees)
 
 
 def _with_both_axes(states: TrainState) -> TrainState:

@@ -103,7 +103,7 @@ def place_batch(x: Any, y: Array | np.ndarray, mesh: Mesh) -> tuple[Any, Array]:
         ValueError: if the devices do not divide the examples evenly, or for a mesh with an axis that is not Auto.
     """
     sharding = _by_examples(mesh)
-    _check_all_divide(x, y, len(mesh.local_devices))
+    check_all_divide(x, y, len(mesh.local_devices))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), (x, y))
 
 
@@ -115,7 +115,8 @@ def _check_mesh(mesh: Mesh) -> None:
         )
 
 
-def _check_all_divide(x: Any, y: Any, devices: int) -> None:
+def check_all_divide(x: Any, y: Any, devices: int) -> None:
+    """Raises `ValueError` unless so many devices can share all arrays of a batch evenly."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
         _check_divides(f"x{jax.tree_util.keystr(path)}", leaf, devices)
     _check_divides("y", y, devices)
@@ -151,6 +152,11 @@ def _divided(leaf: Any, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
 
 
+def place_examples(examples: Any, mesh: Mesh) -> Any:
+    """All examples on every device, from which a step on a mesh takes each device's share of its batch."""
+    return jax.device_put(examples, _on_every_device(mesh))
+
+
 # By the compiler -----------------------------------------------------------------------------------------------------
 
 
@@ -180,12 +186,28 @@ def parallel_step(
     Raises:
         ValueError: if the devices do not divide the batch evenly, or for a mesh with an axis that is not Auto.
     """
-    _check_all_divide(x, y, mesh.size)
+    check_all_divide(x, y, mesh.size)
     shardings = state_shardings(state, mesh, shard_parameters=shard_parameters)
     x, y = jax.lax.with_sharding_constraint((x, y), _by_examples(mesh))
     network = map_layers(functools.partial(_Gathering, mesh=mesh), network) if shard_parameters else network
     state, cost = train_step(network, loss, optimizer, state, x, y)
     return jax.lax.with_sharding_constraint((state, cost), (shardings, _on_every_device(mesh)))
+
+
+def on_mesh(step: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """A step (state, *batch) -> (state, ...) that every device of a mesh takes on its share; None: as it is.
+
+    A batch that the devices cannot share evenly, such as the last of an epoch, is computed whole on each of them.
+    """
+    if mesh is None:
+        return step
+
+    def shared(state: TrainState, *batch: Any) -> Any:
+        divides = len(jax.tree.leaves(batch)[0]) % mesh.size == 0
+        batch = jax.lax.with_sharding_constraint(batch, _by_examples(mesh) if divides else _on_every_device(mesh))
+        return jax.lax.with_sharding_constraint(step(state, *batch), _on_every_device(mesh))
+
+    return shared
 
 
 @dataclass(frozen=True)
@@ -222,7 +244,7 @@ class _AllReduced:
 
     def __call__(self, params: Any, x: Any, y: Array) -> tuple[Array, Any]:
         mesh = self.mesh
-        _check_all_divide(x, y, mesh.size)
+        check_all_divide(x, y, mesh.size)
         everywhere, by_examples = PartitionSpec(), PartitionSpec(mesh.axis_names)
 
         def on_one_device(params: Any, x: Any, y: Array) -> tuple[Array, Any]:

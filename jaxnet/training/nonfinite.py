@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from optax import GradientTransformation
 
+from jaxnet.examples import Examples
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.readings.observe import Diagnostics, first_nonfinite, observed_step
@@ -28,12 +29,12 @@ def check_on_nonfinite(value: str) -> None:
         raise ValueError(f'on_nonfinite must be "raise", "stop" or "ignore", got {value!r}')
 
 
-def own_watch(on_nonfinite: OnNonfinite, observe_every: int | None = None) -> AbstractContextManager[Any]:
+def own_watch(on_nonfinite: OnNonfinite, *, observed: bool = False) -> AbstractContextManager[Any]:
     """Switches `jax_debug_nans` off where a run looks by itself: an error out of a step would lose the state.
 
     Diagnostics hold NaN where a quantity does not apply to a layer.
     """
-    return nullcontext() if on_nonfinite == "ignore" and observe_every is None else jax.debug_nans(False)
+    return nullcontext() if on_nonfinite == "ignore" and not observed else jax.debug_nans(False)
 
 
 class Failure(NamedTuple):
@@ -66,7 +67,7 @@ def first_failure(
     network: Layer,
     loss: Loss,
     optimizer: GradientTransformation,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Iterable[Examples],
     state: TrainState,
     observe_every: int | None = None,
 ) -> Failure:
@@ -74,13 +75,13 @@ def first_failure(
 
     Args:
         network, loss, optimizer: what is trained.
-        batches: the batches (x, y) of steps among which one fails.
+        batches: of the steps among which one fails.
         state: before the first of them.
         observe_every: which of the good steps' diagnostics to return, as in `fit`.
     """
     start, costs, rows = state, [], []
-    for x, y in batches:
-        after, cost, diagnostics = _observed_step(network, loss, optimizer, state, x, y)
+    for batch in batches:
+        after, cost, diagnostics = _observed_step(network, loss, optimizer, state, *batch)
         what = first_nonfinite(network, diagnostics)
         if what is None and not all_finite(after.params):
             what = f"step {int(state.step)}: a parameter is not finite after the update"

@@ -1,7 +1,8 @@
 """Checkpoints of a training run: saved by Orbax beside the training, verified when they are read, bit for bit.
 
-A checkpoint holds the state, the costs of all steps so far, a description of the network, and a digest of all these. It
-appears under its name only when it is complete, so that a run that is killed while it saves leaves those before.
+A checkpoint holds the state, what all steps so far measured (but for diagnostics), a description of the network, and a
+digest of all these. It appears under its name only when it is complete, so that a run that is killed while it saves
+leaves those before.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import numpy as np
 from jax import Array
 
 from jaxnet.arguments import positive_integer
-from jaxnet.history import History, TrainingError
+from jaxnet.training.history import Best, History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.readings.observe import layer_names
 from jaxnet.step import TrainState
@@ -95,7 +96,7 @@ class Checkpoints:
         return time.monotonic() - self._saved_at > SECONDS if every is None else done % every == 0
 
     def save(self, state: TrainState, history: History) -> None:
-        """Copies the state and the costs of all steps so far; they are written while training goes on.
+        """Copies the state and what all steps so far measured; they are written while training goes on.
 
         Nothing is done if the checkpoint of this step is there.
 
@@ -103,14 +104,17 @@ class Checkpoints:
             TrainingError: if this checkpoint or the one before it cannot be written; those before that stay. It holds
                 both arguments.
         """
-        cost = np.asarray(history.cost)
-        step, arrays = int(state.step), [*map(_copied, _numbers(state)), cost]
+        step = int(np.ravel(state.step)[0])
         if step in self.steps:
             return
+        measured = [np.asarray(values) for values in (history.cost, *(history.validation or {}).values())]
+        arrays = [*map(_copied, [*_numbers(state), *jax.tree.leaves(history.best)]), *measured]
         description = {
             "network": list(self._network),
             "leaves": _described(state),
-            "cost": [len(cost), str(cost.dtype)],
+            "measured": [[list(values.shape), str(values.dtype)] for values in measured],
+            "validation": None if history.validation is None else list(history.validation),
+            "best": history.best is not None,
             "arrays": _digest(*arrays),
         }
         content = {"description": description, "digest": _digest(json.dumps(description).encode())}
@@ -138,8 +142,8 @@ class Checkpoints:
         except Exception as error:
             raise TrainingError(self._not_saved(error), state, history) from error
 
-    def restore(self, like: TrainState) -> tuple[TrainState, np.ndarray] | None:
-        """The state and the costs of the newest checkpoint that is whole; None if there are none.
+    def restore(self, like: TrainState) -> tuple[TrainState, History] | None:
+        """The state and the history of the newest checkpoint that is whole; None if there are none.
 
         One that is damaged is set aside under another name, with a warning, and the one before it is read.
 
@@ -173,9 +177,13 @@ class Checkpoints:
             raise ValueError("its description is not the one that was saved")
         return content["description"]
 
-    def _arrays(self, step: int, description: Any, like: TrainState) -> tuple[TrainState, np.ndarray]:
+    def _arrays(self, step: int, description: Any, like: TrainState) -> tuple[TrainState, History]:
         """What was saved, each array on the devices of its like."""
-        empty: list[Any] = [*_numbers(like), np.zeros(description["cost"][0], description["cost"][1])]
+        dtype = jax.tree.leaves(like.params)[0].dtype
+        best = Best(like.step.astype(dtype), like.step, like.params) if description["best"] else None
+        numbers, of_best = _numbers(like), jax.tree.leaves(best)
+        measured = [np.zeros(shape, dtype) for shape, dtype in description["measured"]]
+        empty: list[Any] = [*numbers, *of_best, *measured]
         places = {
             f"{i}": jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             if isinstance(leaf, Array)
@@ -184,10 +192,15 @@ class Checkpoints:
             if leaf.size
         }
         named = self._read(step, arrays=self._orbax.args.StandardRestore(places))
-        *arrays, cost = (named.get(f"{i}", leaf) for i, leaf in enumerate(empty))
-        if description["arrays"] != _digest(*map(_copied, arrays), np.asarray(cost)):
+        found = [named.get(f"{i}", leaf) for i, leaf in enumerate(empty)]
+        if description["arrays"] != _digest(*map(_copied, found)):
             raise ValueError("its numbers are not those that were saved")
-        return _with_numbers(like, arrays), np.asarray(cost)
+        state, rest = _with_numbers(like, found[: len(numbers)]), found[len(numbers) :]
+        best = jax.tree.unflatten(jax.tree.structure(best), rest[: len(of_best)])
+        cost, *validation = map(np.asarray, rest[len(of_best) :])
+        names = description["validation"]
+        judged = None if names is None else dict(zip(names, validation, strict=True))
+        return state, History(cost, validation=judged, best=best)
 
     def _read(self, step: int, **item: Any) -> Any:
         (name,) = item
