@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from optax import GradientTransformation
 
 from jaxnet.arguments import check_finite
-from jaxnet.layers import Layer, run
+from jaxnet.layers import Layer, abstract_passes
 from jaxnet.losses import Loss
 
 
@@ -81,7 +81,7 @@ def checked_examples(
     _check_real(f"{name}y", y)
     check_finite(f"{name}y", y)
     x = jax.tree.unflatten(jax.tree.structure(x), checked)
-    outputs, _ = _forward.eval_shape(network, params, x, jax.random.key(0) if network.needs_key else None)
+    outputs = abstract_passes(network, params, x, jax.random.key(0) if network.needs_key else None)
     return x, loss.targets(outputs, y)
 
 
@@ -105,5 +105,3 @@ def _check_real(name: str, value: Any) -> None:
     if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
         raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
 
-
-_forward = jax.jit(run, static_argnums=0)  # traced once for each shape of inputs

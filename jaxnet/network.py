@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float
 from jaxnet.activations import Activation, identity, relu, sigmoid, tanh
 from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, he_normal, lecun_normal
-from jaxnet.layers import Layer, dense, elementwise, run, serial
+from jaxnet.layers import Layer, abstract_passes, dense, elementwise, pull, run, serial
 from jaxnet.losses import Loss
 
 
@@ -47,6 +48,14 @@ def mlp(
         ValueError: if there are fewer than two sizes, or one is below 1.
         TypeError: if a size is not an integer.
     """
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"sizes must be a sequence, such as mlp((3, 4, 1)), got {sizes!r}")
+    for name, activation in (("hidden", hidden), ("output", output)):
+        if not isinstance(activation, Activation):
+            raise TypeError(
+                f"{name} must be one activation for all such layers, such as jaxnet.tanh, got {activation!r:.80}; where "
+                "they differ write serial(dense(3, 4), elementwise(tanh), dense(4, 1))"
+            )
     sizes = tuple(positive_integer("every size", size) for size in sizes)
     if len(sizes) < 2:
         raise ValueError(f"sizes needs at least two entries, inputs and outputs, got {sizes}")
@@ -88,11 +97,20 @@ class _Cost:
         return _mean_over_examples(_weighted(self.loss.value(outputs, y), sample_weight))
 
 
-def cost(network: Layer, loss: Loss) -> Callable[..., Array]:
+def _refuse_more(name: str, then: str, misplaced: tuple[Any, ...]) -> None:
+    if misplaced:
+        raise TypeError(
+            f"{name}(network, loss) makes a function of {then}, got {len(misplaced)} arguments more: "
+            f"write {name}(network, loss){then}"
+        )
+
+
+def cost(network: Layer, loss: Loss, *misplaced: Any) -> Callable[..., Array]:
     """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar; with `key=` for a network that draws.
 
     With `sample_weight=`, the number w(i) an example, it is (1/m) Σ_i w(i) L(i). It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
     """
+    _refuse_more("cost", "(params, x, y)", misplaced)
     return _Cost(network, loss)
 
 
@@ -106,20 +124,27 @@ class _CostAndGradient:
     def __call__(
         self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None, sample_weight: ArrayLike | None = None
     ) -> tuple[Float[Array, ""], Any]:
-        outputs, cache = run(self.network, params, x, key)
-        losses = _weighted(self.loss.value(outputs, y), sample_weight)
-        delta = _weighted(self.loss.gradient(outputs, y), sample_weight) / max(losses.size, 1)
-        _, gradient = self.network.backward(params, cache, delta)
+        try:
+            outputs, cache = run(self.network, params, x, key)
+            losses = _weighted(self.loss.value(outputs, y), sample_weight)
+            delta = _weighted(self.loss.gradient(outputs, y), sample_weight) / max(losses.size, 1)
+            _, gradient = pull(self.network, params, cache, delta)
+        except Exception:
+            abstract_passes(self.network, params, x, key)  # names the layer that breaks its contract, if one does
+            raise
+        if jax.tree.map(jnp.shape, gradient) != jax.tree.map(jnp.shape, params):
+            abstract_passes(self.network, params, x, key)
         return _mean_over_examples(losses), gradient
 
 
-def cost_and_gradient(network: Layer, loss: Loss) -> Callable[..., tuple[Array, Any]]:
+def cost_and_gradient(network: Layer, loss: Loss, *misplaced: Any) -> Callable[..., tuple[Array, Any]]:
     """The function (params, x, y) -> (J, ∂J/∂params): `jax.value_and_grad(cost(network, loss))`, derived by hand.
 
     The derivative is linear, so the gradient of the mean is the mean of the gradients: each δ[L](i) is divided by m
     once, and the sums over examples inside the backward pass do the rest. With `key=` for a network that draws, and
     `sample_weight=` as in `cost`: a weight is a factor of the example's loss, and so of its δ[L](i).
     """
+    _refuse_more("cost_and_gradient", "(params, x, y)", misplaced)
     return _CostAndGradient(network, loss)
 
 
@@ -135,11 +160,12 @@ class _Predict:
         return self.loss.predict(outputs)
 
 
-def predict(network: Layer, loss: Loss) -> Callable[[Any, Array], Array]:
+def predict(network: Layer, loss: Loss, *misplaced: Any) -> Callable[[Any, Array], Array]:
     """The function (params, x) -> ŷ: the outputs, at inference, through the activation that the loss contains.
 
     A probability for `binary_cross_entropy`, one for each class for `softmax_cross_entropy`.
     """
+    _refuse_more("predict", "(params, x)", misplaced)
     return _Predict(network.at_inference(), loss)
 
 

@@ -1,20 +1,23 @@
 """Layers, one kind a file, and the combinators that compose them."""
 
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
+from jaxnet.layers.contract import abstract_passes
 from jaxnet.layers.dense import Dense, dense
 from jaxnet.layers.elementwise import elementwise
-from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, run
+from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
 
 __all__ = [
     "Composite",
     "Dense",
     "Layer",
     "Reading",
+    "abstract_passes",
     "check_layer",
     "concatenate",
     "dense",
     "elementwise",
     "map_layers",
+    "pull",
     "repeat",
     "residual",
     "run",

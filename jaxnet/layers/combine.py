@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnet.arguments import positive_integer
-from jaxnet.layers.layer import Composite, Layer, check_layer, run
+from jaxnet.layers.layer import Composite, Layer, check_layer, pull, run
 
 
 def _keys(key: Array | None, number: int) -> Any:
@@ -60,7 +60,7 @@ class _Serial(_OfParts):
         """The chain rule: the gradient by f[l]'s input is the gradient by f[l-1]'s output."""
         gradients = []
         for layer, own, cache in zip(reversed(self.layers), reversed(params), reversed(caches), strict=True):
-            delta, gradient = layer.backward(own, cache, delta)
+            delta, gradient = pull(layer, own, cache, delta)
             gradients.append(gradient)
         return delta, tuple(reversed(gradients))
 
@@ -130,7 +130,7 @@ class _Concatenate(_OfParts):
         ends = [sum(width.shape[-1] for width in widths[: i + 1]) for i in range(len(widths) - 1)]
         parts = jnp.split(delta, ends, axis=-1)
         found = [
-            layer.backward(own, saved, part)
+            pull(layer, own, saved, part)
             for layer, own, saved, part in zip(self.layers, params, caches, parts, strict=True)
         ]
         sent, gradients = zip(*found, strict=True)
@@ -204,7 +204,7 @@ class Repeat(Composite):
         """The same scan in reverse, δ being what is carried."""
 
         def step(delta: Array, saved: tuple[Any, Any]) -> tuple[Array, Any]:
-            return self.layer.backward(*saved, delta)
+            return pull(self.layer, *saved, delta)
 
         return jax.lax.scan(step, delta, (params, caches), length=self.times, reverse=True)
 

@@ -138,12 +138,34 @@ def run(layer: Layer, params: Any, inputs: Any, key: Array | None = None) -> tup
 
     Raises:
         ValueError: if it needs a key and there is none.
+        TypeError: if it does not return a pair.
     """
-    if not layer.needs_key:
-        return layer.forward(params, inputs)
-    if key is None:
+    if layer.needs_key and key is None:
         raise ValueError(f"{layer.name} draws random numbers: give forward a key")
-    return layer.forward(params, inputs, key=key)
+    passed = layer.forward(params, inputs, key=key) if layer.needs_key else layer.forward(params, inputs)
+    return pair(layer, "forward", "(outputs, cache)", passed)
+
+
+def pull(layer: Layer, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, Any]:
+    """The layer's backward pass.
+
+    Raises:
+        TypeError: if it does not return a pair.
+    """
+    passed = layer.backward(params, cache, grad_outputs)
+    return pair(layer, "backward", "(gradient by the inputs, gradient by the parameters)", passed)
+
+
+def pair(layer: Layer, which: str, expected: str, passed: Any) -> tuple[Any, Any]:
+    """What a pass returned, after a `TypeError` unless it is a pair; an array of two examples comes apart like one."""
+    if type(passed) is not tuple or len(passed) != 2:
+        came = type(passed).__name__
+        if isinstance(passed, Array):
+            came = f"an array of shape {passed.shape}"
+        elif isinstance(passed, tuple):
+            came = f"a tuple of {len(passed)}"
+        raise TypeError(f"{layer.name}: {which} must return {expected}, got {came}")
+    return passed
 
 
 class Composite(Layer):

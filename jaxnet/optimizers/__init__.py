@@ -22,6 +22,7 @@ from jaxnet.optimizers.descent import (
     nesterov,
 )
 from jaxnet.optimizers.lion import LionState, lion
+from jaxnet.optimizers.own import optimizer_of
 from jaxnet.optimizers.rmsprop import AdagradState, RmspropState, adagrad, rmsprop
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "optimizer_of",
     "rmsprop",
 ]

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from optax import GradientTransformation, apply_updates
 
-from jaxnet.layers import Composite, Layer, Reading, map_layers, run
+from jaxnet.layers import Composite, Layer, Reading, map_layers, pull, run
 from jaxnet.layers.combine import Repeat
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
@@ -67,7 +67,7 @@ class _UpdatingRepeat(Repeat):
             delta, params, new = carry
             params = _put(params, new, jnp.minimum(times - done, times - 1))
             own, cache = _at((params, caches), times - 1 - done)
-            delta, new = self.layer.backward(own, cache, delta)
+            delta, new = pull(self.layer, own, cache, delta)
             return delta, params, new
 
         unchanged = _at(params, times - 1)  # the first round writes what is there

@@ -14,6 +14,7 @@ from jaxnet.training.parallel import (
     place_state,
     state_shardings,
 )
+from jaxnet.training.saving import load_parameters, save_parameters
 from jaxnet.training.streaming import fit_batches
 from jaxnet.training.sweep import sweep
 
@@ -29,9 +30,11 @@ __all__ = [
     "fit",
     "fit_batches",
     "init_state",
+    "load_parameters",
     "parallel_step",
     "place_batch",
     "place_state",
+    "save_parameters",
     "state_shardings",
     "step_key",
     "sweep",

@@ -9,7 +9,7 @@ import numpy as np
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # a name -> the places x (n,), and the values (networks, n)
 
 
-def figure_of(curves: Curves, size: tuple[float, float] = (6, 3.6)) -> Any:
+def figure_of(curves: Curves, size: tuple[float, float] = (6.0, 3.6)) -> Any:
     """A figure of the curves by step, as wide and high as said in inches.
 
     Raises:
@@ -35,7 +35,7 @@ def figure_of(curves: Curves, size: tuple[float, float] = (6, 3.6)) -> Any:
 def svg_of(curves: Curves) -> str:
     """A small figure of the curves for a page; nothing without Matplotlib."""
     try:
-        figure = figure_of(curves, (4, 2.2))
+        figure = figure_of(curves, (4.0, 2.2))
     except ImportError:
         return ""
     page = io.StringIO()

@@ -1,6 +1,8 @@
 """What a training run leaves behind: its history, and the error that carries all of it when a run cannot go on."""
 
+import math
 from collections.abc import Mapping
+from html import escape
 from typing import Any, NamedTuple
 
 import jax
@@ -55,9 +57,8 @@ class History(NamedTuple):
         elif cost.size:
             parts.append(f"cost {cost[0]:.4g} → {cost[-1]:.4g}")
         for name, values in (self.validation or {}).items():
-            last = np.asarray(values)
-            if last.ndim == 1 and last.size:
-                parts.append(f"validation {name} {last[-1]:.4g}")
+            if np.ndim(values) == 1 and np.size(values):
+                parts.append(f"validation {name} {values[-1]:.4g}")
         parts += ["interrupted"] * self.interrupted + [self.nonfinite] * (self.nonfinite is not None)
         return f"History({', '.join(map(str, parts))})"
 
@@ -71,19 +72,24 @@ class History(NamedTuple):
 
     def _repr_html_(self) -> str:
         """The line, and a small curve of the cost."""
-        return f"<div>{self!r}</div>{svg_of(self._curves())}"
+        return f"<div>{escape(repr(self))}</div>{svg_of(self._curves())}"
 
     def _curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Costs by step, one row a network."""
-        cost = np.atleast_2d(np.asarray(self.cost).reshape(-1, np.shape(self.cost)[-1]))
+        cost = _rows(self.cost)
         steps = cost.shape[-1]
         curves = {"cost": (np.arange(steps), cost)}
         if self.validation is not None:
-            values = np.asarray(self.validation["cost"])
+            values = _rows(self.validation["cost"])
             epochs = values.shape[-1]
-            ends = steps / max(epochs, 1) * np.arange(1, epochs + 1)
-            curves["validation cost"] = (ends, values.reshape(-1, epochs))
+            curves["validation cost"] = (steps / max(epochs, 1) * np.arange(1, epochs + 1), values)
         return curves
+
+
+def _rows(values: Any) -> np.ndarray:
+    """One row a network."""
+    *networks, length = np.shape(values)
+    return np.reshape(values, (math.prod(networks), length))
 
 
 class TrainingError(Exception):

@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxnet.arguments import check_finite
-from jaxnet.layers import Composite, Layer, Reading, check_layer, map_layers, run
+from jaxnet.layers import Composite, Layer, Reading, abstract_passes, check_layer, map_layers, run
 from jaxnet.losses import Loss, check_loss
 from jaxnet.verify.candidates.layers import Backward, Cost, CostGradient, Forward, LossGradient, forward_pass
 from jaxnet.verify.doors.options import Asked, options
@@ -49,7 +49,12 @@ def verify_layer(layer: Layer, inputs: Any, *, key: Array, **asked: Unpack[Asked
         ValueError: if init or forward raises, or the inputs are empty or not finite.
     """
     check_layer(layer)
-    return _judge(Part("", layer, layer.init(key), inputs), key, options(asked))
+    params = layer.init(key)
+    try:
+        return _judge(Part("", layer, params, inputs), key, options(asked))
+    except ValueError:
+        abstract_passes(layer, params, inputs, key if layer.needs_key else None)  # says what the layer does wrong
+        raise
 
 
 def _judge(part: Part, key: Array, asked: Options) -> Report:
@@ -82,8 +87,9 @@ def verify_network(network: Layer, loss: Loss, x: Any, y: Any, *, key: Array, **
     """
     check_layer(network)
     check_loss(loss)
-    x = jnp.asarray(x)
-    check_finite("x", x)
+    x = jax.tree.map(jnp.asarray, x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        check_finite(f"x{jax.tree_util.keystr(path)}", leaf)
     params = network.init(key)
     wanted = options(asked)
     subject = f"{network.name}, {loss.name}"
