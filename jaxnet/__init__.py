@@ -65,6 +65,7 @@ from jaxnet.optimizers import (
     momentum,
     nadam,
     nesterov,
+    optimizer_of,
     rmsprop,
 )
 from jaxnet.training.parallel import (
@@ -87,6 +88,7 @@ from jaxnet.readings.per_example import (
 from jaxnet.readings.precision import in_precision
 from jaxnet.readings.update import updating, updating_step
 from jaxnet.step import TrainState, init_state, train_step
+from jaxnet.training.saving import load_parameters, save_parameters
 from jaxnet.training.streaming import fit_batches
 from jaxnet.training.sweep import sweep
 from jaxnet.training.fit import fit
@@ -170,6 +172,7 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "lion",
+    "load_parameters",
     "map_layers",
     "minibatches",
     "mlp",
@@ -177,6 +180,7 @@ __all__ = [
     "nadam",
     "nesterov",
     "observed_step",
+    "optimizer_of",
     "parallel_step",
     "per_example_gradient_norms",
     "per_example_gradients",
@@ -187,6 +191,7 @@ __all__ = [
     "repeat",
     "residual",
     "rmsprop",
+    "save_parameters",
     "scaled_identity",
     "serial",
     "sigmoid",

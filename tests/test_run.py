@@ -57,7 +57,7 @@ def held_cost(params):
 
 
 def held_accuracy(params):
-    return float(np.mean(jn.is_correct(jn.predict(NETWORK, LOSS)(params, jnp.asarray(X_HELD)), Y_HELD)))
+    return np.asarray(jn.is_correct(jn.predict(NETWORK, LOSS)(params, jnp.asarray(X_HELD)), Y_HELD)).mean()
 
 
 # Validation -----------------------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from jaxnet import (
     dense,
     elementwise,
     fit,
+    is_correct,
     lecun_uniform,
     mlp,
     momentum,
+    optimizer_of,
     repeat,
     serial,
     softmax_cross_entropy,
@@ -192,3 +194,125 @@ def test_sweep_refuses_bad_input(data, change, error, message):
     arguments |= {"keys": KEYS, "batch_size": 16, "epochs": 1} | change
     with pytest.raises(error, match=message):
         sweep(**arguments)
+
+
+# What a sweep measures, and where it goes on --------------------------------------------------------------------------
+
+HELD = {"metrics": {"accuracy": is_correct}}
+
+
+def with_held(data):
+    return HELD | {"validation": (data[0][:20], data[1][:20])}
+
+
+@pytest.mark.parametrize("chunk", [6, 2])
+def test_every_network_is_judged_and_observed_as_by_fit(data, chunk):
+    options = with_held(data) | {"observe_every": 5, "sample_weight": np.linspace(0, 2, M)}
+    _, history = train(data, chunk=chunk, **options)
+    assert history.diagnostics.mean.shape == (3, 4, 3, 3)
+    assert history.validation["cost"].shape == (3, 4, 3)
+    for i, j in ((0, 1), (2, 3)):
+        alone = {"key": KEYS[j], "batch_size": 16, "epochs": 3} | options
+        _, expected = fit(NETWORK, softmax_cross_entropy, adam(RATES[i]), *data, **alone)
+        own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], history._replace(interrupted=None))
+        assert_close(own.cost, expected.cost, 1e-12)
+        assert_close(own.validation, expected.validation, 1e-12)
+        assert_close(own.best.params, expected.best.params, 1e-12)
+        assert own.best.step == expected.best.step
+        for got, number in zip(own.diagnostics, expected.diagnostics, strict=True):
+            np.testing.assert_allclose(got, number, rtol=1e-9)
+
+
+def test_a_sweep_goes_on_from_its_states(data):
+    whole, history = train(data, epochs=5)
+    first, early = train(data, epochs=2)
+    kept = jax.tree.map(jnp.copy, first.params)
+    second, late = train(data, epochs=3, keys=None, state=first, chunk=2)
+    assert_close(second.params, whole.params, 1e-12)
+    assert_close(np.concatenate([early.cost, late.cost], -1), history.cost, 1e-12)
+    assert_close(first.params, kept, 0)
+    assert (second.key == whole.key).all()
+
+
+def test_a_resumed_sweep_equals_the_uninterrupted_one(tmp_path, data):
+    whole = train(data, epochs=5, **with_held(data))
+    seen = []
+
+    def stop(state, history):
+        seen.append((state.step.shape, history.cost.shape, history.validation["cost"].shape))
+        return len(seen) == 2
+
+    train(data, epochs=5, checkpoint=tmp_path, on_epoch=stop, **with_held(data))
+    assert seen == [((3, 4), (3, 4, 4), (3, 4, 1)), ((3, 4), (3, 4, 8), (3, 4, 2))]
+    resumed = train(data, epochs=5, checkpoint=tmp_path, **with_held(data))
+    for one, other in zip(*(jax.tree.leaves((s.params, s.step, h)) for s, h in (resumed, whole)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_optimizers_in_a_list_are_those_of_a_stack(data):
+    stack = train(data)
+    listed = train(data, [adam(float(rate)) for rate in RATES])
+    assert_close(listed[0].params, stack[0].params, 1e-12)
+    assert_close(listed[1].cost, stack[1].cost, 1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "optimizers", [[adam(0.1), momentum(0.1)], [optax.adam(0.1), optax.adam(0.2)], [adam(0.1), optax.adam(0.1)]]
+)
+def test_optimizers_in_a_list_that_differ_in_more_than_numbers_are_refused(data, optimizers):
+    with pytest.raises(ValueError, match=r"may differ in numbers alone: .*write optimizer_of\(optax.adam"):
+        train(data, optimizers)
+
+
+def test_state_of_another_grid_is_refused(data):
+    state, _ = train(data, epochs=1)
+    with pytest.raises(ValueError, match=r"the state must be of \(2, 4\) networks, optimizers and keys, got \(3, 4\)"):
+        train(data, jax.vmap(adam)(RATES[:2]), keys=None, state=state)
+    with pytest.raises(ValueError, match="give keys= for a fresh start, or state=, .*, not both"):
+        train(data, state=state)
+
+
+# Anybody's optimizer --------------------------------------------------------------------------------------------------
+
+
+def signed(gradients, state, params, learning_rate):
+    return jax.tree.map(lambda g: -learning_rate.astype(g.dtype) * jnp.sign(g), gradients), state
+
+
+def chained(rate):
+    return optax.chain(optax.clip_by_global_norm(0.5), adam(rate))
+
+
+def decaying(rate):
+    return adam(optax.cosine_decay_schedule(rate, 10))
+
+
+SWEPT = {
+    "optax": (lambda rate: optimizer_of(optax.adam, learning_rate=rate), optax.adam),
+    "own functions": (
+        lambda rate: optimizer_of(lambda params: (), signed, learning_rate=rate),
+        lambda rate: optax.stateless(lambda g, _: jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * jnp.sign(leaf), g)),
+    ),
+    "chain": (lambda rate: optimizer_of(chained, rate=rate), chained),
+    "schedule": (lambda rate: optimizer_of(decaying, rate=rate), decaying),
+    "in the state": (
+        lambda rate: optimizer_of(optax.inject_hyperparams(optax.sgd), learning_rate=rate),
+        optax.sgd,
+    ),
+}
+
+
+@pytest.mark.parametrize("stacked", [lambda make: make(RATES), lambda make: jax.vmap(make)(RATES)], ids=["array", "vmap"])
+@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.one_in(3)
+def test_anybodys_optimizer_is_swept(data, name, stacked):
+    make, plain = SWEPT[name]
+    with jax.numpy_dtype_promotion("standard"):
+        state, history = train(data, stacked(make), keys=KEYS[:2])
+        for i, rate in enumerate(RATES):
+            alone, expected = fit(
+                NETWORK, softmax_cross_entropy, plain(rate), *data, key=KEYS[1], batch_size=16, epochs=3
+            )
+            assert_close(history.cost[i, 1], expected.cost, 1e-12)
+            assert_close(jax.tree.map(lambda leaf, i=i: leaf[i, 1], state.params), alone.params, 1e-12)

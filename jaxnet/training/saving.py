@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +30,17 @@ def save_parameters(path: str | os.PathLike[str], network: Layer, params: Any) -
         ImportError: if safetensors, of the extra `checkpoint`, is not installed.
     """
     library, path = _safetensors(), Path(path)
-    expected, found = _expected(network), _named(params)
-    _check_same(f"the parameters are not those of {network.name}", found, expected)
-    arrays = {name: np.asarray(array) for name, array in found.items()}
-    content = library.numpy.save(arrays, metadata={"network": json.dumps(layer_names(network))})
+    arrays = _named(params)
+    found = {name: _form(array) for name, array in arrays.items()}
+    _check_same(f"the parameters are not those of {network.name}", found, _expected(network))
+    content = library.numpy.save({name: np.asarray(array) for name, array in arrays.items()}, metadata={"network": json.dumps(layer_names(network))})
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         partial.write_bytes(content)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
 
 
 def load_parameters(path: str | os.PathLike[str], network: Layer) -> Any:
@@ -54,12 +53,15 @@ def load_parameters(path: str | os.PathLike[str], network: Layer) -> Any:
     """
     library = _safetensors()
     expected = _expected(network)
-    content = Path(path).read_bytes()
-    with _damage_named(path, library):
-        found = library.numpy.load(content)
-    _check_same(f"{path} holds the parameters of another network than {network.name}", found, expected)
-    structure = jax.tree.structure(jax.eval_shape(network.init, jax.random.key(0)))
-    return structure.unflatten([jnp.asarray(found[name]) for name in expected])
+    try:
+        with library.safe_open(path, framework="flax") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+            found = {name: f"{part.get_dtype()}{list(part.get_shape())}" for name, part in slices.items()}
+            _check_same(f"{path} holds the parameters of another network than {network.name}", found, expected)
+            arrays = [file.get_tensor(name) for name in expected]
+    except library.SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no file of safetensors: {error}") from error
+    return jax.tree.structure(jax.eval_shape(network.init, jax.random.key(0))).unflatten(arrays)
 
 
 def _safetensors() -> Any:
@@ -70,17 +72,18 @@ def _safetensors() -> Any:
     return safetensors
 
 
-@contextmanager
-def _damage_named(path: Any, library: Any) -> Iterator[None]:
-    try:
-        yield
-    except library.SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no file of safetensors: {error}") from error
-
-
-def _expected(network: Layer) -> dict[str, Any]:
+def _expected(network: Layer) -> dict[str, str]:
+    """The form of each array of a network's parameters."""
     check_layer(network)
-    return _named(jax.eval_shape(network.init, jax.random.key(0)))
+    arrays = _named(jax.eval_shape(network.init, jax.random.key(0)))
+    return {name: _form(array) for name, array in arrays.items()}
+
+
+def _form(array: Any) -> str:
+    """The dtype and the shape of an array in the words of the format: F32[8, 4], BF16[3], I64[]."""
+    dtype = jnp.result_type(array)
+    kind = "BF" if dtype == jnp.bfloat16 else dtype.kind.upper()
+    return f"{'BOOL' if dtype == bool else f'{kind}{8 * dtype.itemsize}'}{list(jnp.shape(array))}"
 
 
 def _named(params: Any) -> dict[str, Any]:
@@ -89,11 +92,9 @@ def _named(params: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _check_same(what: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_same(what: str, found: dict[str, str], expected: dict[str, str]) -> None:
     """Raises ValueError, naming the first difference, unless names, shapes and dtypes are the same."""
     for name in dict.fromkeys([*expected, *found]):
-        here, there = (
-            f"{side[name].dtype}{list(side[name].shape)}" if name in side else "nothing" for side in (expected, found)
-        )
-        if here != there:
+        if found.get(name) != expected.get(name):
+            there, here = found.get(name, "nothing"), expected.get(name, "nothing")
             raise ValueError(f"{what}: {name} is {there} there and {here} in the network")
