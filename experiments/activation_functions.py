@@ -34,7 +34,7 @@ RATES = (0.03, 0.1)
 BATCH, EPOCHS = 64, 12
 
 
-def _curve(activation: jaxnet.Activation, z: np.ndarray) -> dict[str, np.ndarray]:
+def _curve(activation: jaxnet.activations.Activation, z: np.ndarray) -> dict[str, np.ndarray]:
     """Values and slopes by the library, in float64."""
     with jax.enable_x64(True):
         a = activation.value(jnp.asarray(z))
@@ -42,12 +42,12 @@ def _curve(activation: jaxnet.Activation, z: np.ndarray) -> dict[str, np.ndarray
     return {"z": z, "value": np.asarray(a), "slope": np.asarray(slope)}
 
 
-def _scale(activation: jaxnet.Activation) -> int:
+def _scale(activation: jaxnet.activations.Activation) -> int:
     """n_in Var(w) of the library's default weights: `he_normal` for ReLU, `lecun_normal` for the others."""
     return 2 if activation is jaxnet.relu else 1
 
 
-def law(activation: jaxnet.Activation, gain: float, bias: float) -> np.ndarray:
+def law(activation: jaxnet.activations.Activation, gain: float, bias: float) -> np.ndarray:
     """‖∂L/∂z[l]‖ over that of the last layer, for wide networks: z is normal, and every layer's factor is
 
     gain √(n_in Var(w) E[g'(z)²]), where Var(z[l]) = gain² n_in Var(w) E[a[l-1]²] + bias².
@@ -64,7 +64,7 @@ def law(activation: jaxnet.Activation, gain: float, bias: float) -> np.ndarray:
     return np.append(np.cumprod(factors[:-1][::-1])[::-1], 1.0)
 
 
-def _through(activation: jaxnet.Activation, options: Options) -> dict[str, dict[str, np.ndarray]]:
+def _through(activation: jaxnet.activations.Activation, options: Options) -> dict[str, dict[str, np.ndarray]]:
     """For every setting and seed, by layer: the saturated share, and ‖∂L/∂z[l]‖ over that of the last layer.
 
     Inputs and the gradient that enters from above are random: what the layers do to them is asked.
@@ -77,8 +77,8 @@ def _through(activation: jaxnet.Activation, options: Options) -> dict[str, dict[
     def normal(*shape: int) -> Array:
         return jnp.asarray(generator.standard_normal((options.seeds, *shape)))
 
-    def one(dense: jaxnet.Dense, x: Array, delta: Array, setting: Array) -> tuple[Array, Array]:
-        params = (jaxnet.Dense(dense.weight * setting[0], dense.bias * setting[1]), ())
+    def one(dense: jaxnet.layers.Dense, x: Array, delta: Array, setting: Array) -> tuple[Array, Array]:
+        params = (jaxnet.layers.Dense(dense.weight * setting[0], dense.bias * setting[1]), ())
         _, cache = network.forward(params, x)
         saturated = activation.derivative(cache[1]) < SATURATED * largest
 
@@ -89,7 +89,7 @@ def _through(activation: jaxnet.Activation, options: Options) -> dict[str, dict[
         return saturated.mean(axis=(1, 2)), size / size[-1]
 
     weight = normal(DEPTH, WIDTH, WIDTH) * math.sqrt(_scale(activation) / WIDTH)
-    dense = jaxnet.Dense(weight, normal(DEPTH, WIDTH))
+    dense = jaxnet.layers.Dense(weight, normal(DEPTH, WIDTH))
     every = jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, 0, 0, None)), in_axes=(None, None, None, 0)))
     saturated, sizes = every(dense, normal(EXAMPLES, WIDTH), normal(EXAMPLES, WIDTH), jnp.asarray([*SETTINGS.values()]))
     return {
@@ -98,7 +98,7 @@ def _through(activation: jaxnet.Activation, options: Options) -> dict[str, dict[
     }
 
 
-def signals(options: Options, track: Track, activations: dict[str, jaxnet.Activation]) -> Result:
+def signals(options: Options, track: Track, activations: dict[str, jaxnet.activations.Activation]) -> Result:
     """Slopes, saturated shares and gradients of networks as they start."""
     curves = {name: _curve(activation, np.linspace(-12, 12, 481)) for name, activation in activations.items()}
     with jax.enable_x64(True):  # the squares of what is left of some gradients underflow in float32
@@ -153,9 +153,9 @@ def signals(options: Options, track: Track, activations: dict[str, jaxnet.Activa
     )
 
 
-def _deep(activation: jaxnet.Activation, depth: int) -> jaxnet.Layer:
+def _deep(activation: jaxnet.activations.Activation, depth: int) -> jaxnet.Layer:
     """64 inputs, equal hidden layers in one scan, 10 linear outputs; float32."""
-    initializer = jaxnet.he_normal if activation is jaxnet.relu else jaxnet.lecun_normal
+    initializer = jaxnet.initializers.he_normal if activation is jaxnet.relu else jaxnet.initializers.lecun_normal
     dense = partial(jaxnet.dense, initializer=initializer, dtype=jnp.float32)
     g = jaxnet.elementwise(activation)
     hidden = jaxnet.repeat(jaxnet.serial(dense(TRAIN_WIDTH, TRAIN_WIDTH), g), depth - 1)
@@ -166,9 +166,9 @@ def _deep(activation: jaxnet.Activation, depth: int) -> jaxnet.Layer:
 def _train(network: jaxnet.Layer, states: Any, rates: Array, x: Array, y: Array, *, epochs: int) -> Any:
     """Trains every seed with every learning rate; the parameters and the mean cost of every epoch."""
 
-    def one(state: jaxnet.TrainState, rate: Array) -> Any:
-        optimizer = jaxnet.heavy_ball(rate, 0.9)
-        state, cost = jaxnet.train_epochs(
+    def one(state: jaxnet.training.TrainState, rate: Array) -> Any:
+        optimizer = jaxnet.optimizers.heavy_ball(rate, 0.9)
+        state, cost = jaxnet.training.train_epochs(
             network, jaxnet.softmax_cross_entropy, optimizer, state, x, y, epochs, batch_size=BATCH, capacity=epochs
         )
         return state.params, cost.mean(axis=1)
@@ -176,10 +176,10 @@ def _train(network: jaxnet.Layer, states: Any, rates: Array, x: Array, y: Array,
     return jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(None, 0))(states, rates)
 
 
-def learning(options: Options, track: Track, activations: dict[str, jaxnet.Activation]) -> Result:
+def learning(options: Options, track: Track, activations: dict[str, jaxnet.activations.Activation]) -> Result:
     """Digits learned with few hidden layers (not in a quick run) and with many, by the best learning rate of each."""
     split = digits(seed=0)
-    x, x_test = jaxnet.flatten_images(split.x), jaxnet.flatten_images(split.x_test)
+    x, x_test = jaxnet.preprocessing.flatten_images(split.x), jaxnet.preprocessing.flatten_images(split.x_test)
     stats = jaxnet.fit_standardization(x)
     x, x_test = (jnp.asarray(jaxnet.standardize(stats, part), jnp.float32) for part in (x, x_test))
     whole = len(x) - len(x) % BATCH  # a last batch of another size would double the time to compile
@@ -190,7 +190,7 @@ def learning(options: Options, track: Track, activations: dict[str, jaxnet.Activ
     learned: dict[str, dict[str, Any]] = {str(depth): {} for depth in depths}
     for name, depth in track(cases, "training on digits"):
         network = _deep(activations[name], depth)
-        states = jax.vmap(partial(jaxnet.init_state, network, jaxnet.heavy_ball(0.1, 0.9)))(keys)
+        states = jax.vmap(partial(jaxnet.init_state, network, jaxnet.optimizers.heavy_ball(0.1, 0.9)))(keys)
         params, costs = _train(network, states, rates, x, y, epochs=EPOCHS)
         costs = np.asarray(costs)
         best = int(np.argmin(np.nan_to_num(np.median(costs[:, :, -1], axis=1), nan=np.inf)))

@@ -163,7 +163,7 @@ def _pairs(made: dict[frozenset[int], list[np.ndarray]], chosen: frozenset[int])
 def _shape_analysis(sizes: tuple[int, ...], seed: int) -> list[dict[str, Any]]:
     """For every weight: its factors' shapes, and how many products have its shape; whether the only one is right."""
     generator = np.random.default_rng(seed)
-    params = [jaxnet.Dense(*(jnp.asarray(generator.standard_normal(shape)) for shape in ((n, m), (n,))))
+    params = [jaxnet.layers.Dense(*(jnp.asarray(generator.standard_normal(shape)) for shape in ((n, m), (n,))))
               for m, n in itertools.pairwise(sizes)]  # fmt: skip
     factors = by_hand(params, jnp.asarray(generator.standard_normal(sizes[0])), jnp.ones(1))
     rows = []
@@ -193,7 +193,7 @@ def _shape_analysis(sizes: tuple[int, ...], seed: int) -> list[dict[str, Any]]:
 # Caching --------------------------------------------------------------------------------------------------------------
 
 
-def recomputing(network: jaxnet.Layer, loss: jaxnet.Loss) -> Callable[..., Any]:
+def recomputing(network: jaxnet.Layer, loss: jaxnet.losses.Loss) -> Callable[..., Any]:
     """(params, copies of x, y) -> ∂J/∂params with no activation kept: every layer runs the forward pass for itself.
 
     Each layer gets a copy of x of its own, or the compiler would see that they compute the same and do it once.

@@ -48,7 +48,7 @@ INDEPENDENT, WITHOUT, ONE_CLASS = "with replacement", "without replacement", "on
 def training_set() -> tuple[Array, Array]:
     """m standardized digits (m, 64) and their labels."""
     split = digits(seed=0)
-    x = jaxnet.flatten_images(split.x)[:EXAMPLES]
+    x = jaxnet.preprocessing.flatten_images(split.x)[:EXAMPLES]
     x = jaxnet.standardize(jaxnet.fit_standardization(x), x)
     return jnp.asarray(x, jnp.float32), jnp.asarray(split.y[:EXAMPLES])
 
@@ -80,7 +80,7 @@ def gradients_of_examples(params: Any, x: Array, y: Array) -> Array:
     """∂L(i)/∂params of every example, all parameters in a row: (seeds, m, parameters)."""
 
     def one_seed(params: Any) -> Array:
-        leaves = jax.tree.leaves(jaxnet.per_example_gradients(NETWORK, LOSS)(params, x, y))
+        leaves = jax.tree.leaves(jaxnet.readings.per_example_gradients(NETWORK, LOSS)(params, x, y))
         return jnp.concatenate([leaf.reshape(len(x), -1) for leaf in leaves], axis=1)
 
     return jax.vmap(one_seed)(params)
@@ -128,7 +128,7 @@ def orders(keys: Array) -> Array:
     """For each seed the order of the examples in each epoch of the longest training: (seeds, epochs, m)."""
 
     def one(key: Array) -> Array:
-        return jaxnet.minibatches(key, jnp.arange(EXAMPLES), 1)[0].ravel()
+        return jaxnet.preprocessing.minibatches(key, jnp.arange(EXAMPLES), 1)[0].ravel()
 
     return jax.vmap(lambda key: jax.vmap(one)(jax.random.split(key, max(EPOCHS.values()))))(keys)
 
@@ -142,10 +142,10 @@ def train(rates: Array, params: Any, batches: Array, x: Array, y: Array) -> tupl
 
     def one(rate: Array, params: Any, batches: Array) -> tuple[Array, Array]:
         optimizer = jaxnet.gradient_descent(rate)
-        state = jaxnet.TrainState(params, optimizer.init(params), jnp.zeros([]), jnp.zeros([], jnp.int32))
+        state = jaxnet.training.TrainState(params, optimizer.init(params), jnp.zeros([]), jnp.zeros([], jnp.int32))
 
         def step(state: Any, batch: Array) -> Any:
-            return jaxnet.train_step(NETWORK, LOSS, optimizer, state, x[batch], y[batch])
+            return jaxnet.training.train_step(NETWORK, LOSS, optimizer, state, x[batch], y[batch])
 
         def look(state: Any, batches: Array) -> Any:
             state, costs = jax.lax.scan(step, state, batches)
@@ -158,12 +158,12 @@ def train(rates: Array, params: Any, batches: Array, x: Array, y: Array) -> tupl
 
 
 @jax.jit
-def take_steps(state: jaxnet.TrainState, batches: Array, x: Array, y: Array) -> Any:
+def take_steps(state: jaxnet.training.TrainState, batches: Array, x: Array, y: Array) -> Any:
     """One step of gradient descent on each of the batches (steps, B), nothing else: what is timed."""
     optimizer = jaxnet.gradient_descent(0.01)
 
     def step(state: Any, batch: Array) -> Any:
-        return jaxnet.train_step(NETWORK, LOSS, optimizer, state, x[batch], y[batch])
+        return jaxnet.training.train_step(NETWORK, LOSS, optimizer, state, x[batch], y[batch])
 
     return jax.lax.scan(step, state, batches)
 
@@ -172,7 +172,7 @@ def seconds_per_step(params: Any, order: Array, size: int, x: Array, y: Array, r
     """The median time of a compiled pass over batches of this size, by its number of steps."""
     batches = jnp.tile(order, 4).reshape(-1, size)
     optimizer = jaxnet.gradient_descent(0.01)
-    state = jaxnet.TrainState(params, optimizer.init(params), jnp.zeros([]), jnp.zeros([], jnp.int32))
+    state = jaxnet.training.TrainState(params, optimizer.init(params), jnp.zeros([]), jnp.zeros([], jnp.int32))
     seconds = []
     for _ in range(1 + repetitions):
         started = time.perf_counter()

@@ -28,8 +28,8 @@ NETWORKS = {
     "3 sigmoid, BCE": ((64, 3, 2, 1), jaxnet.sigmoid, jaxnet.binary_cross_entropy),
     "2 ReLU, softmax": ((64, 32, 10), jaxnet.relu, jaxnet.softmax_cross_entropy),
     "4 GELU, squared": ((20, 30, 30, 30, 5), jaxnet.gelu, jaxnet.squared_error),
-    "8 tanh, tanh output": ((20, *[16] * 7, 1), jaxnet.tanh, jaxnet.squared_error_through(jaxnet.tanh)),
-    "16 SiLU, softmax": ((20, *[24] * 15, 4), jaxnet.silu, jaxnet.softmax_cross_entropy),
+    "8 tanh, tanh output": ((20, *[16] * 7, 1), jaxnet.tanh, jaxnet.losses.squared_error_through(jaxnet.tanh)),
+    "16 SiLU, softmax": ((20, *[24] * 15, 4), jaxnet.activations.silu, jaxnet.softmax_cross_entropy),
 }
 
 
@@ -39,7 +39,9 @@ def _cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(of) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-def _cases(network: jaxnet.Layer, sizes: tuple[int, ...], loss: jaxnet.Loss, options: Options) -> tuple[Any, Any, Any]:
+def _cases(
+    network: jaxnet.Layer, sizes: tuple[int, ...], loss: jaxnet.losses.Loss, options: Options
+) -> tuple[Any, Any, Any]:
     """For every seed random parameters, biases too, inputs and targets; in bfloat16, so that every dtype holds them."""
     generator = np.random.default_rng(np.asarray(jax.random.key_data(options.key)))
 

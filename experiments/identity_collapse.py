@@ -42,7 +42,7 @@ def affine_map(params: Any) -> tuple[np.ndarray, np.ndarray]:
     return matrix, offset
 
 
-def _differences(depth: int, hidden: jaxnet.Activation, dtype: str, options: Options) -> np.ndarray:
+def _differences(depth: int, hidden: jaxnet.activations.Activation, dtype: str, options: Options) -> np.ndarray:
     """For every seed max |network(x) - (W x + b)| over the largest |W x + b|; weights, biases and x are random."""
     generator = np.random.default_rng(np.asarray(jax.random.key_data(options.key)))
     network = jaxnet.mlp((2, *[WIDTH] * (depth - 1), 2), hidden, dtype=dtype)
@@ -83,18 +83,22 @@ def _problems(key: Array) -> dict[str, tuple[np.ndarray, ...]]:
 
 @partial(jax.jit, static_argnames=("network", "steps"))
 def _train(
-    network: jaxnet.Layer, states: jaxnet.TrainState, x: Array, y: Array, *, steps: int
-) -> tuple[jaxnet.TrainState, Array]:
+    network: jaxnet.Layer, states: jaxnet.training.TrainState, x: Array, y: Array, *, steps: int
+) -> tuple[jaxnet.training.TrainState, Array]:
     """Every seed's network trained on all examples, and the cost of every step."""
 
-    def one(state: jaxnet.TrainState) -> tuple[jaxnet.TrainState, Array]:
+    def one(state: jaxnet.training.TrainState) -> tuple[jaxnet.training.TrainState, Array]:
         loss, optimizer = jaxnet.binary_cross_entropy, jaxnet.adam(RATE)
-        return jaxnet.train_epochs(network, loss, optimizer, state, x, y, steps, batch_size=None, capacity=steps)
+        return jaxnet.training.train_epochs(
+            network, loss, optimizer, state, x, y, steps, batch_size=None, capacity=steps
+        )
 
     return jax.vmap(one)(states)
 
 
-def _learn(hidden: jaxnet.Activation, problem: tuple[np.ndarray, ...], keys: Array, steps: int) -> dict[str, Any]:
+def _learn(
+    hidden: jaxnet.activations.Activation, problem: tuple[np.ndarray, ...], keys: Array, steps: int
+) -> dict[str, Any]:
     """Test accuracies and last costs of every seed, and the probabilities that the first one gives a grid of points."""
     network = jaxnet.mlp(SIZES, hidden, dtype=jnp.float32)
     x, y, x_test, y_test = (jnp.asarray(part, jnp.float32) for part in problem)
@@ -113,7 +117,7 @@ def _learn(hidden: jaxnet.Activation, problem: tuple[np.ndarray, ...], keys: Arr
     }
 
 
-def run(options: Options, track: Track, hidden: jaxnet.Activation = jaxnet.identity) -> Result:
+def run(options: Options, track: Track, hidden: jaxnet.activations.Activation = jaxnet.activations.identity) -> Result:
     """Compares networks with their affine maps, then trains the same sizes with `hidden` and with ReLU."""
     keys = jax.random.split(options.key, options.seeds)
     depths = DEPTHS[1:3] if options.quick else DEPTHS

@@ -22,10 +22,16 @@ SHOWN = 10
 
 
 def _train(
-    split: Split, network: jaxnet.Layer, loss: jaxnet.Loss, rate: float, batch_size: int | None, epochs: int, key: Any
+    split: Split,
+    network: jaxnet.Layer,
+    loss: jaxnet.losses.Loss,
+    rate: float,
+    batch_size: int | None,
+    epochs: int,
+    key: Any,
 ) -> dict[str, Any]:
     """The network fitted to standardized pixels: its costs, accuracies, and what it says of the test pictures."""
-    x, x_test = jaxnet.flatten_images(split.x), jaxnet.flatten_images(split.x_test)
+    x, x_test = jaxnet.preprocessing.flatten_images(split.x), jaxnet.preprocessing.flatten_images(split.x_test)
     stats = jaxnet.fit_standardization(x)
     x, x_test = (jnp.asarray(jaxnet.standardize(stats, part), jnp.float32) for part in (x, x_test))
     state, history = jaxnet.fit(

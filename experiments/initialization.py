@@ -45,7 +45,12 @@ def normal(deviation: float) -> initializers.Initializer:
 
 
 SMALL, LARGE = "N(0, 0.01²)", "N(0, 1)"
-SCHEMES = {SMALL: normal(0.01), "LeCun": jaxnet.lecun_normal, "He": jaxnet.he_normal, LARGE: normal(1.0)}
+SCHEMES = {
+    SMALL: normal(0.01),
+    "LeCun": jaxnet.initializers.lecun_normal,
+    "He": jaxnet.initializers.he_normal,
+    LARGE: normal(1.0),
+}
 COLOURS = dict(zip(SCHEMES, (GREY, BLUE, ORANGE, PINK), strict=True))
 
 
@@ -64,21 +69,23 @@ class Observing(Reading):
     def backward(self, params: Any, cache: Any, grad_outputs: Array) -> tuple[Array, Any]:
         """∂L/∂a, and of a dense leaf both."""
         grad_inputs, gradient = self.layer.backward(params, cache, grad_outputs)
-        if not isinstance(params, jaxnet.Dense):
+        if not isinstance(params, jaxnet.layers.Dense):
             return grad_inputs, gradient
         z, _ = self.layer.forward(params, cache)
         return grad_inputs, (jnp.square(z).mean(), jnp.square(grad_outputs).mean())
 
 
-def deep(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_normal) -> jaxnet.Layer:
+def deep(
+    activation: jaxnet.activations.Activation, initializer: Any = jaxnet.initializers.lecun_normal
+) -> jaxnet.Layer:
     """Fifty equal layers; their parameters start alike whatever the activation."""
     return jaxnet.repeat(jaxnet.serial(jaxnet.dense(WIDTH, WIDTH, initializer), jaxnet.elementwise(activation)), DEPTH)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def mean_squares(activation: jaxnet.Activation, params: Any, keys: Array) -> tuple[Array, Array]:
+def mean_squares(activation: jaxnet.activations.Activation, params: Any, keys: Array) -> tuple[Array, Array]:
     """The mean squares of z and of δ in every layer, (seeds, layers); random inputs, and a random δ from above."""
-    network = jaxnet.map_layers(Observing, deep(activation))
+    network = jaxnet.layers.map_layers(Observing, deep(activation))
 
     def one(seed: tuple[Any, Array]) -> tuple[Array, Array]:
         params, (x_key, delta_key) = seed[0], jax.random.split(jax.random.fold_in(seed[1], 1))
@@ -89,7 +96,7 @@ def mean_squares(activation: jaxnet.Activation, params: Any, keys: Array) -> tup
     return jax.lax.map(one, (params, keys))
 
 
-def expected(activation: jaxnet.Activation, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def expected(activation: jaxnet.activations.Activation, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """The same in the limit of wide layers, where `scale` is n Var(w).
 
     Var(z[l]) = scale · E[g(z[l-1])²] from inputs of variance 1, and E[δ[l]²] = scale · E[δ[l+1]²] · E[g'(z[l])²], each
@@ -134,7 +141,9 @@ def _ratios(shape: tuple[int, int], params: Any, a: Array, delta: Array) -> tupl
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def _classifier(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_normal) -> jaxnet.Layer:
+def _classifier(
+    activation: jaxnet.activations.Activation, initializer: Any = jaxnet.initializers.lecun_normal
+) -> jaxnet.Layer:
     dense = functools.partial(jaxnet.dense, initializer=initializer, dtype=jnp.float32)
     elementwise = jaxnet.elementwise(activation)
     hidden = jaxnet.serial(dense(TRAINED_WIDTH, TRAINED_WIDTH), elementwise)
@@ -142,21 +151,23 @@ def _classifier(activation: jaxnet.Activation, initializer: Any = jaxnet.lecun_n
     return jaxnet.serial(dense(64, TRAINED_WIDTH), elementwise, deep, dense(TRAINED_WIDTH, 10))
 
 
-def trained(initializer: Any, activation: jaxnet.Activation, epochs: int, keys: Array, data: Any) -> np.ndarray:
+def trained(
+    initializer: Any, activation: jaxnet.activations.Activation, epochs: int, keys: Array, data: Any
+) -> np.ndarray:
     """The accuracy on the training digits for every seed and learning rate, (seeds, rates)."""
     params = jax.vmap(_classifier(activation, initializer).init)(keys)
     return np.asarray(_accuracy(activation, epochs, params, keys, data))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _accuracy(activation: jaxnet.Activation, epochs: int, params: Any, keys: Array, data: Any) -> Array:
+def _accuracy(activation: jaxnet.activations.Activation, epochs: int, params: Any, keys: Array, data: Any) -> Array:
     network, loss = _classifier(activation), jaxnet.softmax_cross_entropy
     x, y = data
 
     def one(params: Any, key: Array, rate: Array) -> Array:
         optimizer = jaxnet.gradient_descent(rate)
         state = jaxnet.init_state(network, optimizer, key)._replace(params=params)
-        state, _ = jaxnet.train_epochs(
+        state, _ = jaxnet.training.train_epochs(
             network, loss, optimizer, state, x, y, epochs, batch_size=BATCH_SIZE, capacity=epochs
         )
         return jaxnet.is_correct(jaxnet.predict(network, loss)(state.params, x), y).astype(jnp.float32).mean()
@@ -190,7 +201,7 @@ def signals(options: Options, track: Track, schemes: dict[str, Any] = SCHEMES) -
         neuron = {
             name: [one_layer(schemes[name], (16, n), many)[0].mean() for n in FAN_INS] for name in ("LeCun", LARGE)
         }
-        every = schemes | {"Glorot": jaxnet.glorot_normal}
+        every = schemes | {"Glorot": jaxnet.initializers.glorot_normal}
         layer = {name: one_layer(scheme, SHAPE, keys) for name, scheme in every.items()}
         for scheme, initializer in track(schemes.items(), "fifty layers"):
             params = jax.vmap(deep(jaxnet.tanh, initializer).init)(keys)
@@ -204,7 +215,7 @@ def signals(options: Options, track: Track, schemes: dict[str, Any] = SCHEMES) -
 def accuracies(options: Options, track: Track) -> dict[str, dict[str, np.ndarray]]:
     """What every seed reaches at the scheme's best learning rate, by activation and scheme."""
     split, keys = digits(0), jax.random.split(options.key, options.seeds)
-    x = jaxnet.flatten_images(split.x)
+    x = jaxnet.preprocessing.flatten_images(split.x)
     whole = len(x) - len(x) % BATCH_SIZE  # a last batch of another size would double the time to compile
     x, y = jaxnet.standardize(jaxnet.fit_standardization(x), x)[:whole], split.y[:whole]
     data = jnp.asarray(x, jnp.float32), jnp.asarray(y)

@@ -52,12 +52,12 @@ def curvature_at_start(x: np.ndarray) -> np.ndarray:
 @partial(jax.vmap, in_axes=(0, 0, 0, None))
 def descend(x: Array, y: Array, rates: Array, steps: int) -> tuple[Array, Any]:
     """One neuron by gradient descent from 0, for every seed and rate: the costs before each step, the parameters."""
-    network, loss = jaxnet.mlp((x.shape[-1], 1), initializer=jaxnet.zeros), jaxnet.binary_cross_entropy
+    network, loss = jaxnet.mlp((x.shape[-1], 1), initializer=jaxnet.initializers.zeros), jaxnet.binary_cross_entropy
 
     def from_rate(rate: Array) -> tuple[Array, Any]:
         optimizer = jaxnet.gradient_descent(rate)
         state = jaxnet.init_state(network, optimizer, jax.random.key(0))
-        step = lambda state, _: jaxnet.train_step(network, loss, optimizer, state, x, y)  # noqa: E731
+        step = lambda state, _: jaxnet.training.train_step(network, loss, optimizer, state, x, y)  # noqa: E731
         state, costs = jax.lax.scan(step, state, length=steps)
         return costs, state.params
 

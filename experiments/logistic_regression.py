@@ -24,11 +24,11 @@ STEPS = 6000
 
 def _one_neuron(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights and bias of the one-neuron network fitted to (x, y), and the cost of every step."""
-    network = jaxnet.mlp((x.shape[1], 1), initializer=jaxnet.zeros)
-    weights_only: Any = (jaxnet.Dense(True, False),)  # pyright: ignore[reportArgumentType]
+    network = jaxnet.mlp((x.shape[1], 1), initializer=jaxnet.initializers.zeros)
+    weights_only: Any = (jaxnet.layers.Dense(True, False),)  # pyright: ignore[reportArgumentType]
     optimizer = optax.chain(
         optax.add_decayed_weights(1 / (INVERSE_PENALTY * len(x)), weights_only),
-        jaxnet.nesterov(learning_rate=0.2, momentum=0.98),
+        jaxnet.optimizers.nesterov(learning_rate=0.2, momentum=0.98),
     )
     state, history = jaxnet.fit(
         network, jaxnet.binary_cross_entropy, optimizer, x, y, key=jax.random.key(0), batch_size=None, epochs=STEPS

@@ -33,14 +33,18 @@ COLOUR = {"gradient descent": BLUE, "momentum": ORANGE, "momentum, β = 0.9": GR
 
 
 class Settings(NamedTuple):
-    """Learning rate α and momentum β of jaxnet.momentum; without β, of gradient descent."""
+    """Learning rate α and momentum β of jaxnet.optimizers.momentum; without β, of gradient descent."""
 
     alpha: Any
     beta: Any = None
 
     def optimizer(self) -> Any:
         """The optimizer of these settings; vmap stacks it."""
-        return jaxnet.gradient_descent(self.alpha) if self.beta is None else jaxnet.momentum(self.alpha, self.beta)
+        return (
+            jaxnet.gradient_descent(self.alpha)
+            if self.beta is None
+            else jaxnet.optimizers.momentum(self.alpha, self.beta)
+        )
 
 
 def theory(stretch: Any, memory: float) -> dict[str, Settings]:
@@ -66,7 +70,9 @@ def steps_in_closed_form(settings: Settings, stretch: float, start: np.ndarray) 
 
 
 @partial(jax.jit, static_argnums=0)
-def steps_to_tolerance(loss: jaxnet.Loss, settings: Settings, limits: Any, tolerance: Any, problem: Any) -> Array:
+def steps_to_tolerance(
+    loss: jaxnet.losses.Loss, settings: Settings, limits: Any, tolerance: Any, problem: Any
+) -> Array:
     """Steps until the distance to the minimum is at most its share of that at the start, or infinity; (lanes,)."""
     gradient = two_weights.gradient(loss)
 
@@ -88,7 +94,7 @@ def steps_to_tolerance(loss: jaxnet.Loss, settings: Settings, limits: Any, toler
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def paths(loss: jaxnet.Loss, count: int, settings: Settings, start: Array, x: Array, y: Array) -> Array:
+def paths(loss: jaxnet.losses.Loss, count: int, settings: Settings, start: Array, x: Array, y: Array) -> Array:
     """The weights after 0, 1, ..., count steps at each of the settings: (settings, count + 1, 2)."""
     gradient = two_weights.gradient(loss)
 

@@ -39,8 +39,8 @@ def optimizer(name: str, rate: Any, eps: Any) -> Any:
     """The optimizer with its usual β; vmap stacks it over learning rates."""
     factories: dict[str, Callable[[], Any]] = {
         "gradient descent": lambda: jaxnet.gradient_descent(rate),
-        "momentum": lambda: jaxnet.momentum(rate),
-        "RMSProp": lambda: jaxnet.rmsprop(rate, eps=eps, eps_in_sqrt=False),
+        "momentum": lambda: jaxnet.optimizers.momentum(rate),
+        "RMSProp": lambda: jaxnet.optimizers.rmsprop(rate, eps=eps, eps_in_sqrt=False),
         "Adam": lambda: jaxnet.adam(rate, eps=eps),
     }
     return factories[name]()

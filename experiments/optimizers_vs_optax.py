@@ -38,21 +38,21 @@ def _ema(learning_rate: Any) -> optax.GradientTransformation:
 
 PAIRS: dict[str, tuple[Factory, Factory]] = {
     "gradient_descent": (jaxnet.gradient_descent, optax.sgd),
-    "momentum": (jaxnet.momentum, _ema),
-    "heavy_ball": (jaxnet.heavy_ball, functools.partial(optax.sgd, momentum=0.9)),
-    "nesterov": (jaxnet.nesterov, functools.partial(optax.sgd, momentum=0.9, nesterov=True)),
-    "adagrad": (jaxnet.adagrad, optax.adagrad),
-    "rmsprop": (jaxnet.rmsprop, optax.rmsprop),
+    "momentum": (jaxnet.optimizers.momentum, _ema),
+    "heavy_ball": (jaxnet.optimizers.heavy_ball, functools.partial(optax.sgd, momentum=0.9)),
+    "nesterov": (jaxnet.optimizers.nesterov, functools.partial(optax.sgd, momentum=0.9, nesterov=True)),
+    "adagrad": (jaxnet.optimizers.adagrad, optax.adagrad),
+    "rmsprop": (jaxnet.optimizers.rmsprop, optax.rmsprop),
     "rmsprop, centred, momentum": (
-        functools.partial(jaxnet.rmsprop, centered=True, momentum=0.9),
+        functools.partial(jaxnet.optimizers.rmsprop, centered=True, momentum=0.9),
         functools.partial(optax.rmsprop, centered=True, momentum=0.9),
     ),
     "adam": (jaxnet.adam, optax.adam),
-    "adamw": (jaxnet.adamw, optax.adamw),
-    "nadam": (jaxnet.nadam, optax.nadam),
-    "amsgrad": (jaxnet.amsgrad, optax.amsgrad),
-    "adamax": (jaxnet.adamax, optax.adamax),
-    "lion": (jaxnet.lion, optax.lion),
+    "adamw": (jaxnet.optimizers.adamw, optax.adamw),
+    "nadam": (jaxnet.optimizers.nadam, optax.nadam),
+    "amsgrad": (jaxnet.optimizers.amsgrad, optax.amsgrad),
+    "adamax": (jaxnet.optimizers.adamax, optax.adamax),
+    "lion": (jaxnet.optimizers.lion, optax.lion),
 }
 CONTROL = "Optax's adam beside itself"
 SIZES = (10**3, 10**5, 10**7)

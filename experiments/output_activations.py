@@ -45,7 +45,7 @@ class Task(NamedTuple):
     low: float
     high: float
     unit: str
-    loss: jaxnet.Loss
+    loss: jaxnet.losses.Loss
     x: np.ndarray
     y: np.ndarray
     x_test: np.ndarray
@@ -76,7 +76,7 @@ def _quantity(unit: str, x: np.ndarray, y: np.ndarray, seeds: list[int]) -> Task
         order = np.random.default_rng(seed).permutation(len(x))
         test, train = np.split(order, [len(x) * 3 // 10])
         splits.append(_standardized(x[train], y[train], x[test], y[test]))
-    loss = jaxnet.squared_error_through(jaxnet.relu)
+    loss = jaxnet.losses.squared_error_through(jaxnet.relu)
     return Task("ReLU", 0, np.inf, unit, loss, *map(np.stack, zip(*splits, strict=True)))
 
 
@@ -92,7 +92,7 @@ def bandit(seeds: list[int]) -> Task:
         expected = np.tanh(4 * np.sin(2 * x[:, 0] + x[:, 2]) + 2 * x[:, 1])
         reward = np.where(generator.random(2000) < (1 + expected) / 2, 1.0, -1.0)
         splits.append((x[:1000], reward[:1000], x[1000:], expected[1000:]))
-    loss = jaxnet.squared_error_through(jaxnet.tanh)
+    loss = jaxnet.losses.squared_error_through(jaxnet.tanh)
     return Task("tanh", -1, 1, "reward", loss, *map(np.stack, zip(*splits, strict=True)))
 
 
@@ -114,17 +114,19 @@ LINEAR, MATCHED = "linear", "matched"
 
 
 @partial(jax.jit, static_argnames=("network", "loss", "steps"))
-def _train(network: jaxnet.Layer, loss: jaxnet.Loss, states: Any, x: Array, y: Array, *, steps: int) -> Any:
+def _train(network: jaxnet.Layer, loss: jaxnet.losses.Loss, states: Any, x: Array, y: Array, *, steps: int) -> Any:
     """The parameters of every seed trained on its own data."""
 
-    def one(state: jaxnet.TrainState, x: Array, y: Array) -> Any:
+    def one(state: jaxnet.training.TrainState, x: Array, y: Array) -> Any:
         optimizer = jaxnet.adam(RATE)
-        return jaxnet.train_epochs(network, loss, optimizer, state, x, y, steps, batch_size=None, capacity=steps)[0]
+        return jaxnet.training.train_epochs(
+            network, loss, optimizer, state, x, y, steps, batch_size=None, capacity=steps
+        )[0]
 
     return jax.vmap(one)(states, x, y).params
 
 
-def _predictions(task: Task, loss: jaxnet.Loss, keys: Array, steps: int) -> dict[str, np.ndarray]:
+def _predictions(task: Task, loss: jaxnet.losses.Loss, keys: Array, steps: int) -> dict[str, np.ndarray]:
     """For every seed the predictions for the test inputs, and for inputs far from the data."""
     network = jaxnet.mlp((task.x.shape[-1], HIDDEN, 1), dtype=jnp.float32)
     x, y, x_test = (jnp.asarray(part, jnp.float32) for part in (task.x, task.y, task.x_test))
@@ -210,7 +212,7 @@ def run(options: Options, track: Track) -> Result:
         measurements += measured
         rows.append(row)
     zero = TASKS[MOSTLY_ZERO](seeds)
-    soft = _predictions(zero, jaxnet.squared_error_through(jaxnet.softplus), keys, steps)["test"]
+    soft = _predictions(zero, jaxnet.losses.squared_error_through(jaxnet.activations.softplus), keys, steps)["test"]
     softplus = np.sqrt(((soft - zero.truth) ** 2).mean(axis=1)) / drawn[MOSTLY_ZERO]["error"][LINEAR]
     dead, off = _silent_starts(diabetes(seeds[:1]), options.key)
     measurements += [

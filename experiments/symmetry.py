@@ -43,11 +43,11 @@ def twin_of(params: Any, width: int) -> Any:
     """One neuron a layer that computes what `width` equal neurons do: a sum of n equal terms is n times one."""
     first, _, second, _, third = params
     return (
-        jaxnet.Dense(first.weight[:1], first.bias[:1]),
+        jaxnet.layers.Dense(first.weight[:1], first.bias[:1]),
         (),
-        jaxnet.Dense(width * second.weight[:1, :1], second.bias[:1]),
+        jaxnet.layers.Dense(width * second.weight[:1, :1], second.bias[:1]),
         (),
-        jaxnet.Dense(width * third.weight[:, :1], third.bias),
+        jaxnet.layers.Dense(width * third.weight[:, :1], third.bias),
     )
 
 
@@ -57,7 +57,13 @@ def twin_descent(width: int) -> optax.GradientTransformation:
     δ of one of n neurons is δ/n of the twin's, and the twin's weights out of a layer are n times theirs: the rates are
     α/n into the first layer and for hidden biases, α between the hidden layers, nα into the outputs.
     """
-    rates = (jaxnet.Dense(1 / width, 1 / width), (), jaxnet.Dense(1.0, 1 / width), (), jaxnet.Dense(width, 1.0))  # pyright: ignore[reportArgumentType]
+    rates = (
+        jaxnet.layers.Dense(1 / width, 1 / width),
+        (),
+        jaxnet.layers.Dense(1.0, 1 / width),
+        (),
+        jaxnet.layers.Dense(width, 1.0),
+    )  # pyright: ignore[reportArgumentType]
     scale = optax.stateless(lambda updates, _: jax.tree.map(lambda update, rate: rate * update, updates, rates))
     return optax.chain(GRADIENT_DESCENT, scale)
 
@@ -113,8 +119,10 @@ def _train(network: jaxnet.Layer, optimizer: Any, params: Any, key: Array, data:
     x, y, x_test, y_test = data
     state = jaxnet.init_state(network, optimizer, key)._replace(params=params)
 
-    def epoch(state: jaxnet.TrainState, _: Any) -> tuple[jaxnet.TrainState, tuple[Array, Array]]:
-        state, cost = jaxnet.train_epochs(network, loss, optimizer, state, x, y, 1, batch_size=BATCH_SIZE, capacity=1)
+    def epoch(state: jaxnet.training.TrainState, _: Any) -> tuple[jaxnet.training.TrainState, tuple[Array, Array]]:
+        state, cost = jaxnet.training.train_epochs(
+            network, loss, optimizer, state, x, y, 1, batch_size=BATCH_SIZE, capacity=1
+        )
         return state, (spread(state.params), cost.mean())
 
     state, (spreads, cost) = jax.lax.scan(epoch, state, length=EPOCHS)
@@ -136,8 +144,10 @@ def run(options: Options, track: Track, nudge: float = 0.0) -> Result:
         nudge: what is added to the equal weights, as a standard deviation: with any, the premise is broken.
     """
     split = digits(0)
-    stats = jaxnet.fit_standardization(jaxnet.flatten_images(split.x))
-    x, x_test = (jaxnet.standardize(stats, jaxnet.flatten_images(part)) for part in (split.x, split.x_test))
+    stats = jaxnet.fit_standardization(jaxnet.preprocessing.flatten_images(split.x))
+    x, x_test = (
+        jaxnet.standardize(stats, jaxnet.preprocessing.flatten_images(part)) for part in (split.x, split.x_test)
+    )
     x, x_test, y, y_test = *map(jnp.float32, (x, x_test)), *map(jnp.asarray, (split.y, split.y_test))
     data = x, y, x_test, y_test
     keys = jax.random.split(options.key, options.seeds)

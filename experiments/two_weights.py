@@ -15,20 +15,20 @@ import jaxnet
 NEURON = jaxnet.mlp((2, 1))
 
 
-def cost(loss: jaxnet.Loss) -> Callable[[Array, Array, Array], Array]:
+def cost(loss: jaxnet.losses.Loss) -> Callable[[Array, Array, Array], Array]:
     """The function (w, x, y) -> J of the weights w (2,) on the examples x (m, 2), y (m,)."""
     function = jaxnet.cost(NEURON, loss)
     return lambda w, x, y: function(_params(w), x, y)
 
 
-def gradient(loss: jaxnet.Loss) -> Callable[[Array, Array, Array], Array]:
+def gradient(loss: jaxnet.losses.Loss) -> Callable[[Array, Array, Array], Array]:
     """The function (w, x, y) -> ∂J/∂w, by the hand-derived backward pass."""
     function = jaxnet.cost_and_gradient(NEURON, loss)
     return lambda w, x, y: function(_params(w), x, y)[1][0].weight[0]
 
 
 def _params(w: Array) -> Any:
-    return (jaxnet.Dense(w[None], jnp.zeros(1, w.dtype)),)
+    return (jaxnet.layers.Dense(w[None], jnp.zeros(1, w.dtype)),)
 
 
 def quadratic(stretch: Array, angle: Array) -> Array:

@@ -28,13 +28,13 @@ WIDTHS = (2, 4, 8, 16, 32)
 DRAWS = 64  # random networks a seed
 
 
-def _stack(depth: int, width: int, activation: jaxnet.Activation, dtype: str) -> jaxnet.Layer:
+def _stack(depth: int, width: int, activation: jaxnet.activations.Activation, dtype: str) -> jaxnet.Layer:
     """`depth` layers of `width` neurons; the weights start as I, the biases as 0."""
-    linear = jaxnet.dense(width, width, jaxnet.scaled_identity(1.0), dtype=dtype)
+    linear = jaxnet.dense(width, width, jaxnet.initializers.scaled_identity(1.0), dtype=dtype)
     return jaxnet.repeat(jaxnet.serial(linear, jaxnet.elementwise(activation)), depth)
 
 
-def _powers(activation: jaxnet.Activation) -> dict[str, np.ndarray]:
+def _powers(activation: jaxnet.activations.Activation) -> dict[str, np.ndarray]:
     """For every factor and L = 1 to 100 the output, its gradient by x, and that by each W[l], for x and δ of ones.
 
     A network of L layers is the first L of a hundred, the weights of the others being I: one program for all depths.
@@ -69,7 +69,7 @@ def _relative_errors(powers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _range(dtype: str, activation: jaxnet.Activation) -> dict[str, np.ndarray]:
+def _range(dtype: str, activation: jaxnet.activations.Activation) -> dict[str, np.ndarray]:
     """The outputs after each layer and the gradients on the way back, for 1.5·I and 0.5·I, beyond the dtype's range."""
     depth = LIMIT_DEPTH[dtype]
     network = _stack(depth, 2, activation, dtype)
@@ -116,12 +116,12 @@ def law(width: int) -> tuple[float, float]:
 
 def _random(width: int, gain: float, generator: np.random.Generator, draws: int) -> dict[str, np.ndarray]:
     """log ‖a[L]‖ and log ‖δ‖ after L = 1 to 100 layers of weights N(0, gain²/n), for so many random networks."""
-    network = _stack(DEPTH, width, jaxnet.identity, "float64")
+    network = _stack(DEPTH, width, jaxnet.activations.identity, "float64")
     weight = jnp.asarray(generator.standard_normal((draws, DEPTH, width, width)) * (gain / math.sqrt(width)))
     start = jnp.full(width, 1 / math.sqrt(width), "float64")
 
     def one(weight: Array) -> tuple[Array, Array]:
-        params = (jaxnet.Dense(weight, jnp.zeros((DEPTH, width), "float64")), ())
+        params = (jaxnet.layers.Dense(weight, jnp.zeros((DEPTH, width), "float64")), ())
         _, cache = network.forward(params, start)
         grad_x, (gradient, _) = network.backward(params, cache, start)
         back = jnp.concatenate([gradient.bias[::-1][1:], grad_x[None]])
@@ -131,7 +131,9 @@ def _random(width: int, gain: float, generator: np.random.Generator, draws: int)
     return {name: np.log(np.asarray(norm)) for name, norm in zip(("forward", "backward"), norms, strict=True)}
 
 
-def run(options: Options, track: Track, activation: jaxnet.Activation = jaxnet.identity) -> Result:
+def run(
+    options: Options, track: Track, activation: jaxnet.activations.Activation = jaxnet.activations.identity
+) -> Result:
     """Powers against their closed form, the limits of the dtypes, then random matrices against theirs."""
     widths = WIDTHS[:3] if options.quick else WIDTHS
     draws = DRAWS * options.seeds

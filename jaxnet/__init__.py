@@ -1,219 +1,95 @@
-"""Neural networks as pure JAX functions whose gradients are derived by hand, proved right, and run fast."""
+"""Neural networks as pure JAX functions whose gradients are derived by hand, proved right, and run fast.
 
-from jaxnet.activations import (
-    Activation,
-    elu,
-    elu_with,
-    gelu,
-    gelu_tanh,
-    identity,
-    leaky_relu,
-    leaky_relu_with,
-    relu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
-from jaxnet.training.checkpoint import CheckpointError, Checkpoints
-from jaxnet.training.epochs import train_epochs
-from jaxnet.training.history import History, TrainingError
-from jaxnet.initializers import (
-    constant,
-    glorot_normal,
-    glorot_uniform,
-    he_normal,
-    he_uniform,
-    lecun_normal,
-    lecun_uniform,
-    scaled_identity,
-    zeros,
-)
-from jaxnet.interop import as_custom_vjp
-from jaxnet.layers import Dense, Layer, concatenate, dense, elementwise, map_layers, repeat, residual, serial
-from jaxnet.losses import (
-    Loss,
-    binary_cross_entropy,
-    softmax_cross_entropy,
-    squared_error,
-    squared_error_through,
-    textbook_cross_entropy,
-)
-from jaxnet.network import (
-    cost,
-    cost_and_gradient,
-    is_correct,
-    mlp,
-    predict,
-)
-from jaxnet.optimizers import (
-    AdagradState,
-    AdamState,
-    AmsgradState,
-    GradientDescentState,
-    LionState,
-    MomentumState,
-    RmspropState,
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    amsgrad,
-    gradient_descent,
-    heavy_ball,
-    lion,
-    momentum,
-    nadam,
-    nesterov,
-    optimizer_of,
-    rmsprop,
-)
-from jaxnet.training.parallel import (
-    all_reduce_step,
-    all_reduced_cost_and_gradient,
-    data_mesh,
-    parallel_step,
-    place_batch,
-    place_state,
-    state_shardings,
-)
-from jaxnet.preprocessing import Standardization, fit_standardization, flatten_images, minibatches, standardize
-from jaxnet.readings.observe import Diagnostics, first_nonfinite, layer_names, observed_step
-from jaxnet.readings.per_example import (
-    NoiseScale,
-    gradient_noise_scale,
-    per_example_gradient_norms,
-    per_example_gradients,
-)
-from jaxnet.readings.precision import in_precision
-from jaxnet.readings.update import updating, updating_step
-from jaxnet.step import TrainState, init_state, train_step
-from jaxnet.training.saving import load_parameters, save_parameters
-from jaxnet.training.streaming import fit_batches
-from jaxnet.training.sweep import sweep
-from jaxnet.training.fit import fit
-from jaxnet.verify import (
-    Finding,
-    Report,
-    from_step,
-    from_torch,
-    verify_custom_vjp,
-    verify_gradient,
-    verify_layer,
-    verify_network,
-    verify_optimizer,
-    verify_vjp,
-)
+Here is what a first program needs:
 
-__version__ = "0.1.0"
-__all__ = [
-    "Activation",
-    "AdagradState",
-    "AdamState",
-    "AmsgradState",
-    "CheckpointError",
-    "Checkpoints",
-    "Dense",
-    "Diagnostics",
-    "Finding",
-    "GradientDescentState",
-    "History",
-    "Layer",
-    "LionState",
-    "Loss",
-    "MomentumState",
-    "NoiseScale",
-    "Report",
-    "RmspropState",
-    "Standardization",
-    "TrainState",
-    "TrainingError",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "all_reduce_step",
-    "all_reduced_cost_and_gradient",
-    "amsgrad",
-    "as_custom_vjp",
-    "binary_cross_entropy",
-    "concatenate",
-    "constant",
-    "cost",
-    "cost_and_gradient",
-    "data_mesh",
-    "dense",
-    "elementwise",
-    "elu",
-    "elu_with",
-    "first_nonfinite",
-    "fit",
-    "fit_batches",
-    "fit_standardization",
-    "flatten_images",
-    "from_step",
-    "from_torch",
-    "gelu",
-    "gelu_tanh",
-    "glorot_normal",
-    "glorot_uniform",
-    "gradient_descent",
-    "gradient_noise_scale",
-    "he_normal",
-    "he_uniform",
-    "heavy_ball",
-    "identity",
-    "in_precision",
-    "init_state",
-    "is_correct",
-    "layer_names",
-    "leaky_relu",
-    "leaky_relu_with",
-    "lecun_normal",
-    "lecun_uniform",
-    "lion",
-    "load_parameters",
-    "map_layers",
-    "minibatches",
-    "mlp",
-    "momentum",
-    "nadam",
-    "nesterov",
-    "observed_step",
-    "optimizer_of",
-    "parallel_step",
-    "per_example_gradient_norms",
-    "per_example_gradients",
-    "place_batch",
-    "place_state",
-    "predict",
-    "relu",
-    "repeat",
-    "residual",
-    "rmsprop",
-    "save_parameters",
-    "scaled_identity",
-    "serial",
-    "sigmoid",
-    "silu",
-    "softmax_cross_entropy",
-    "softplus",
-    "squared_error",
-    "squared_error_through",
-    "standardize",
-    "state_shardings",
-    "sweep",
-    "tanh",
-    "textbook_cross_entropy",
-    "train_epochs",
-    "train_step",
-    "updating",
-    "updating_step",
-    "verify_custom_vjp",
-    "verify_gradient",
-    "verify_layer",
-    "verify_network",
-    "verify_optimizer",
-    "verify_vjp",
-    "zeros",
-]
+    networks     mlp, dense, elementwise, serial, repeat, residual, concatenate; Layer, for one of your own
+    activations  relu, gelu, sigmoid, tanh
+    losses       softmax_cross_entropy, binary_cross_entropy, squared_error
+    functions    cost, cost_and_gradient, predict, is_correct
+    optimizers   adam, gradient_descent; optimizer_of, for anybody's
+    data         fit_standardization, standardize
+    training     fit, fit_batches, sweep, init_state, TrainingError, save_parameters, load_parameters
+    devices      data_mesh, parallel_step, place_batch, place_state
+    inside       observed_step, layer_names, first_nonfinite, gradient_noise_scale
+    proof        verify_gradient, verify_vjp, verify_custom_vjp, verify_layer, verify_network, verify_optimizer,
+                 from_step, from_torch, as_custom_vjp
+
+`help` explains each. The rest is in jaxnet.activations, jaxnet.initializers, jaxnet.losses, jaxnet.layers,
+jaxnet.optimizers, jaxnet.preprocessing, jaxnet.readings, jaxnet.training and jaxnet.verify.
+"""
+
+import importlib as _importlib
+import warnings as _warnings
+from types import ModuleType as _ModuleType
+from typing import Any as _Any
+
+from jaxnet.activations import gelu as gelu
+from jaxnet.activations import relu as relu
+from jaxnet.activations import sigmoid as sigmoid
+from jaxnet.activations import tanh as tanh
+from jaxnet.interop import as_custom_vjp as as_custom_vjp
+from jaxnet.layers import Layer as Layer
+from jaxnet.layers import concatenate as concatenate
+from jaxnet.layers import dense as dense
+from jaxnet.layers import elementwise as elementwise
+from jaxnet.layers import repeat as repeat
+from jaxnet.layers import residual as residual
+from jaxnet.layers import serial as serial
+from jaxnet.losses import binary_cross_entropy as binary_cross_entropy
+from jaxnet.losses import softmax_cross_entropy as softmax_cross_entropy
+from jaxnet.losses import squared_error as squared_error
+from jaxnet.network import cost as cost
+from jaxnet.network import cost_and_gradient as cost_and_gradient
+from jaxnet.network import is_correct as is_correct
+from jaxnet.network import mlp as mlp
+from jaxnet.network import predict as predict
+from jaxnet.optimizers import adam as adam
+from jaxnet.optimizers import gradient_descent as gradient_descent
+from jaxnet.optimizers import optimizer_of as optimizer_of
+from jaxnet.preprocessing import fit_standardization as fit_standardization
+from jaxnet.preprocessing import standardize as standardize
+from jaxnet.readings import first_nonfinite as first_nonfinite
+from jaxnet.readings import gradient_noise_scale as gradient_noise_scale
+from jaxnet.readings import layer_names as layer_names
+from jaxnet.readings import observed_step as observed_step
+from jaxnet.training import TrainingError as TrainingError
+from jaxnet.training import data_mesh as data_mesh
+from jaxnet.training import fit as fit
+from jaxnet.training import fit_batches as fit_batches
+from jaxnet.training import init_state as init_state
+from jaxnet.training import load_parameters as load_parameters
+from jaxnet.training import parallel_step as parallel_step
+from jaxnet.training import place_batch as place_batch
+from jaxnet.training import place_state as place_state
+from jaxnet.training import save_parameters as save_parameters
+from jaxnet.training import sweep as sweep
+from jaxnet.verify import from_step as from_step
+from jaxnet.verify import from_torch as from_torch
+from jaxnet.verify import verify_custom_vjp as verify_custom_vjp
+from jaxnet.verify import verify_gradient as verify_gradient
+from jaxnet.verify import verify_layer as verify_layer
+from jaxnet.verify import verify_network as verify_network
+from jaxnet.verify import verify_optimizer as verify_optimizer
+from jaxnet.verify import verify_vjp as verify_vjp
+
+__version__ = "0.2.0"
+_NAMES = sorted(name for name in globals() if not name.startswith("_") and not isinstance(globals()[name], _ModuleType))
+_ROOMS = (
+    "activations", "initializers", "losses", "layers", "optimizers", "preprocessing", "readings", "training", "verify",
+)  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The names above, and the packages and modules where the rest is."""
+    return [*_NAMES, *_ROOMS, "__version__"]
+
+
+def __getattr__(name: str) -> _Any:
+    """Names that stood here in 0.1, with a warning that says where they are."""
+    for room in () if name.startswith("_") else _ROOMS:
+        found = getattr(_importlib.import_module(f"jaxnet.{room}"), name, None)
+        if getattr(found, "__module__", "").startswith("jaxnet."):
+            message = f"jaxnet.{name} is now jaxnet.{room}.{name}, and will be found there alone"
+            _warnings.warn(message, DeprecationWarning, stacklevel=2)
+            return found
+    raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")

@@ -64,9 +64,7 @@ def checked_weight(weight: Any, y: Array, dtype: Any) -> Array:
     return jnp.asarray(weight, dtype)
 
 
-def checked_examples(
-    network: Layer, loss: Loss, params: Any, x: Any, y: Any, *, name: str = ""
-) -> tuple[Any, Array]:
+def checked_examples(network: Layer, loss: Loss, params: Any, x: Any, y: Any, *, name: str = "") -> tuple[Any, Array]:
     """The data on the device, floats in the dtype of the parameters; raises the errors that `fit` and `sweep` document.
 
     Integers stay integers: an embedding reads them, and a dense layer brings them to its own dtype. Messages begin with
@@ -104,4 +102,3 @@ def _checked_input(name: str, x: Any, y: Any, dtype: Any) -> Array:
 def _check_real(name: str, value: Any) -> None:
     if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
         raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
-

@@ -53,8 +53,8 @@ def mlp(
     for name, activation in (("hidden", hidden), ("output", output)):
         if not isinstance(activation, Activation):
             raise TypeError(
-                f"{name} must be one activation for all such layers, such as jaxnet.tanh, got {activation!r:.80}; where "
-                "they differ write serial(dense(3, 4), elementwise(tanh), dense(4, 1))"
+                f"{name} must be one activation for all such layers, such as jaxnet.tanh, got {activation!r:.80}; "
+                "where they differ write serial(dense(3, 4), elementwise(tanh), dense(4, 1))"
             )
     sizes = tuple(positive_integer("every size", size) for size in sizes)
     if len(sizes) < 2:
@@ -108,7 +108,8 @@ def _refuse_more(name: str, then: str, misplaced: tuple[Any, ...]) -> None:
 def cost(network: Layer, loss: Loss, *misplaced: Any) -> Callable[..., Array]:
     """The function (params, x, y) -> J = (1/m) Σ_i L(i), a scalar; with `key=` for a network that draws.
 
-    With `sample_weight=`, the number w(i) an example, it is (1/m) Σ_i w(i) L(i). It raises `ValueError` for an empty batch, a wrong number of features or targets of another shape.
+    With `sample_weight=`, a number w(i) for each example, it is (1/m) Σ_i w(i) L(i). It raises `ValueError` for an
+    empty batch, a wrong number of features or targets of another shape.
     """
     _refuse_more("cost", "(params, x, y)", misplaced)
     return _Cost(network, loss)

@@ -59,7 +59,7 @@ if __name__ == "__main__":
     if death:
         event, number, step = death
         die(event, int(number), rf"{re.escape(folder)}/{step}\b")  # complete, or under its temporary name
-    training = import_module("jaxnet.training.fit")  # the attribute of this name is the function
+    training: Any = import_module("jaxnet.training.fit")  # the attribute of this name is the function
     training._run_epochs = mock.Mock(wraps=training._run_epochs)
     outcome = numbers(*run(checkpoint=folder, key=jax.random.key(int(seed))))
     np.savez(result, **outcome, epochs=np.asarray(training._run_epochs.call_count))

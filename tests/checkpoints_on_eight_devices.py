@@ -22,8 +22,8 @@ if __name__ == "__main__":
     one, other = (jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(seed)) for seed in (0, 1))
     divided, other_divided = (jaxnet.place_state(state, mesh, shard_parameters=True) for state in (one, other))
     for folder, saved, like in (("one", one, other_divided), ("eight", divided, other)):
-        with jaxnet.Checkpoints(f"{sys.argv[1]}/{folder}", NETWORK) as checkpoints:
-            history = jaxnet.History(np.zeros(0))
+        with jaxnet.training.Checkpoints(f"{sys.argv[1]}/{folder}", NETWORK) as checkpoints:
+            history = jaxnet.training.History(np.zeros(0))
             checkpoints.save(saved, history)
             checkpoints.wait(saved, history)
             found = checkpoints.restore(like)

@@ -3,6 +3,7 @@
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ def resident():
 
 if __name__ == "__main__":
     held = []
-    training = import_module("jaxnet.training.fit")  # the attribute of this name is the function
+    training: Any = import_module("jaxnet.training.fit")  # the attribute of this name is the function
     original = training._run_epochs
 
     def watched(task, optimizer, state, examples, epochs, *others):

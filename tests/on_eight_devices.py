@@ -51,7 +51,7 @@ def test_gradients_are_those_of_one_device(form, mesh, batch):
     expected = jax.jit(jaxnet.cost_and_gradient(NETWORK, LOSS))(start().params, *batch)
     state = jaxnet.place_state(start(), mesh, shard_parameters=FORMS[form]["shard_parameters"])
     if form == "written out":
-        function = jaxnet.all_reduced_cost_and_gradient(NETWORK, LOSS, mesh)
+        function = jaxnet.training.all_reduced_cost_and_gradient(NETWORK, LOSS, mesh)
     else:
         function = jaxnet.cost_and_gradient(NETWORK, LOSS)
     found = jax.jit(function)(state.params, *jaxnet.place_batch(*batch, mesh=mesh))
@@ -78,8 +78,8 @@ def test_a_rule_that_looks_at_the_whole_gradient(form, mesh, key):
     x = random_like(jnp.zeros((16, 6)))
     y = (x[:, 0] > 0).astype(float)
     params = random_like(jax.eval_shape(network.init, key))
-    state = jaxnet.TrainState(params, optimizer.init(params), key, jnp.zeros([], jnp.int32))
-    expected = jax.jit(functools.partial(jaxnet.train_step, network, loss, optimizer))(state, x, y)
+    state = jaxnet.training.TrainState(params, optimizer.init(params), key, jnp.zeros([], jnp.int32))
+    expected = jax.jit(functools.partial(jaxnet.training.train_step, network, loss, optimizer))(state, x, y)
 
     keywords = dict(FORMS[form])
     step = functools.partial(keywords.pop("step"), network, loss, optimizer, mesh=mesh)
@@ -107,13 +107,13 @@ def test_a_rule_that_looks_at_the_whole_gradient(form, mesh, key):
 )
 def test_the_longest_axis_that_the_devices_divide_is_sharded(shape, spec, mesh):
     array = jax.ShapeDtypeStruct(shape, jnp.float32)
-    state: Any = jaxnet.TrainState(
+    state: Any = jaxnet.training.TrainState(
         {"weight": array}, {"mu": array}, jax.random.split(jax.random.key(0), 8), jnp.zeros(8)
     )
-    sharded: Any = jaxnet.state_shardings(state, mesh, shard_parameters=True)
+    sharded: Any = jaxnet.training.state_shardings(state, mesh, shard_parameters=True)
     assert sharded.params["weight"].spec == sharded.opt_state["mu"].spec == PartitionSpec(*spec)
     assert sharded.key.spec == sharded.step.spec == PartitionSpec()
-    replicated = jaxnet.state_shardings(state, mesh)
+    replicated = jaxnet.training.state_shardings(state, mesh)
     assert {sharding.spec for sharding in jax.tree.leaves(replicated)} == {PartitionSpec()}
 
 
@@ -131,8 +131,8 @@ def compiled_step(network, state, mesh, x, y, **keywords):
 
 def test_sharded_parameters_are_gathered_layer_by_layer_and_examples_never(mesh):
     """So that a device never holds them all: memory is what they are divided for."""
-    hidden = jaxnet.serial(jaxnet.dense(64, 64, jaxnet.zeros), jaxnet.elementwise(jaxnet.tanh))
-    network = jaxnet.serial(jaxnet.repeat(hidden, 32), jaxnet.dense(64, 10, jaxnet.zeros))
+    hidden = jaxnet.serial(jaxnet.dense(64, 64, jaxnet.initializers.zeros), jaxnet.elementwise(jaxnet.tanh))
+    network = jaxnet.serial(jaxnet.repeat(hidden, 32), jaxnet.dense(64, 10, jaxnet.initializers.zeros))
     state = jaxnet.init_state(network, OPTIMIZER, jax.random.key(0))
     x, y = np.zeros((8 * 5, 64)), np.zeros(8 * 5, int)
     replicated = compiled_step(network, state, mesh, x, y)
@@ -151,7 +151,7 @@ def test_sharded_parameters_are_gathered_layer_by_layer_and_examples_never(mesh)
 
 def test_a_state_is_made_where_it_belongs(mesh, key):
     init = functools.partial(jaxnet.init_state, jaxnet.dense(16, 8), OPTIMIZER)
-    shardings = jaxnet.state_shardings(jax.eval_shape(init, key), mesh, shard_parameters=True)
+    shardings = jaxnet.training.state_shardings(jax.eval_shape(init, key), mesh, shard_parameters=True)
     made = jax.jit(init, out_shardings=shardings)(key)
     placed = jaxnet.place_state(init(key), mesh, shard_parameters=True)
     assert_close(made.params, placed.params, 1e-15)
@@ -181,7 +181,7 @@ def test_other_meshes(mesh, batch):
     expected = jax.jit(jaxnet.cost_and_gradient(NETWORK, LOSS))(start().params, *batch)
     auto = (AxisType.Auto, AxisType.Auto)
     for other in (jaxnet.data_mesh(jax.devices()[:3]), jax.make_mesh((2, 4), ("host", "device"), auto)):
-        function = jaxnet.all_reduced_cost_and_gradient(NETWORK, LOSS, other)
+        function = jaxnet.training.all_reduced_cost_and_gradient(NETWORK, LOSS, other)
         state = jaxnet.place_state(start(), other, shard_parameters=True)
         assert_close(jax.jit(function)(state.params, *jaxnet.place_batch(*batch, mesh=other)), expected, 1e-12)
 
@@ -210,7 +210,7 @@ def test_a_mesh_whose_axes_are_not_auto_is_refused(batch):
         lambda: jaxnet.place_state(state, explicit),
         lambda: jaxnet.place_batch(*batch, mesh=explicit),
         lambda: jaxnet.parallel_step(NETWORK, LOSS, OPTIMIZER, state, *batch, mesh=explicit),
-        lambda: jaxnet.all_reduce_step(NETWORK, LOSS, OPTIMIZER, state, *batch, mesh=explicit),
+        lambda: jaxnet.training.all_reduce_step(NETWORK, LOSS, OPTIMIZER, state, *batch, mesh=explicit),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="a mesh needs axes of type Auto"):

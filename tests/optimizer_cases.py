@@ -8,20 +8,8 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from jaxnet import (  # fmt: skip
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    amsgrad,
-    gradient_descent,
-    heavy_ball,
-    lion,
-    momentum,
-    nadam,
-    nesterov,
-    rmsprop,
-)
+from jaxnet import adam, gradient_descent
+from jaxnet.optimizers import adagrad, adamax, adamw, amsgrad, heavy_ball, lion, momentum, nadam, nesterov, rmsprop
 
 RATE = 0.02
 STEPS = 1000

@@ -22,13 +22,13 @@ BATCH_SIZE = 24
 FORMS: dict[str, dict[str, Any]] = {
     "replicated": {"step": jaxnet.parallel_step, "shard_parameters": False},
     "sharded": {"step": jaxnet.parallel_step, "shard_parameters": True},
-    "written out": {"step": jaxnet.all_reduce_step, "shard_parameters": False},
+    "written out": {"step": jaxnet.training.all_reduce_step, "shard_parameters": False},
 }
 
 
-def start() -> jaxnet.TrainState:
+def start() -> jaxnet.training.TrainState:
     params = jax.tree.map(lambda leaf: leaf / 4, random_like(jax.eval_shape(NETWORK.init, jax.random.key(0))))
-    return jaxnet.TrainState(params, OPTIMIZER.init(params), jax.random.key(0), jnp.zeros([], jnp.int32))
+    return jaxnet.training.TrainState(params, OPTIMIZER.init(params), jax.random.key(0), jnp.zeros([], jnp.int32))
 
 
 def batches() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -38,12 +38,14 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(x, (x[..., :2] > 0).sum(-1), strict=True))
 
 
-def train(step: Callable[..., Any], state: jaxnet.TrainState, data: Any) -> tuple[jaxnet.TrainState, np.ndarray]:
+def train(
+    step: Callable[..., Any], state: jaxnet.training.TrainState, data: Any
+) -> tuple[jaxnet.training.TrainState, np.ndarray]:
     """The state after a step on each of the batches, and the costs."""
     traced = []
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def compiled(optimizer: Any, state: jaxnet.TrainState, x: jax.Array, y: jax.Array) -> Any:
+    def compiled(optimizer: Any, state: jaxnet.training.TrainState, x: jax.Array, y: jax.Array) -> Any:
         traced.append(x.shape)
         return step(NETWORK, LOSS, optimizer, state, x, y)
 
@@ -59,11 +61,11 @@ def train(step: Callable[..., Any], state: jaxnet.TrainState, data: Any) -> tupl
 @functools.cache
 def trained_on_one_device(steps: int) -> tuple[Any, np.ndarray]:
     """The parameters and the costs that every other training has to come to."""
-    state, costs = train(jaxnet.train_step, start(), batches()[:steps])
+    state, costs = train(jaxnet.training.train_step, start(), batches()[:steps])
     return jax.tree.map(np.asarray, state.params), costs
 
 
-def train_in_parallel(form: str, mesh: jax.sharding.Mesh, data: Any) -> tuple[jaxnet.TrainState, np.ndarray]:
+def train_in_parallel(form: str, mesh: jax.sharding.Mesh, data: Any) -> tuple[jaxnet.training.TrainState, np.ndarray]:
     """The same in one of the forms; `data` are the batches that this process contributes."""
     step, shard_parameters = FORMS[form]["step"], FORMS[form]["shard_parameters"]
     keywords = {"shard_parameters": True} if shard_parameters else {}

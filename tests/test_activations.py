@@ -13,19 +13,21 @@ import sympy
 from sympy import Piecewise, Rational, erfc, exp, log, pi, sqrt
 
 from jaxnet import (
+    gelu,
+    relu,
+    sigmoid,
+    tanh,
+)
+from jaxnet.activations import (
     Activation,
     elu,
     elu_with,
-    gelu,
     gelu_tanh,
     identity,
     leaky_relu,
     leaky_relu_with,
-    relu,
-    sigmoid,
     silu,
     softplus,
-    tanh,
 )
 from tests.compare import assert_close
 

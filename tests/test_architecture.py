@@ -2,9 +2,13 @@
 
 import ast
 import graphlib
+import pydoc
+import re
 from pathlib import Path
 
 import pytest
+
+import jaxnet
 
 PACKAGE = Path(__file__).parent.parent / "jaxnet"
 ORDER = [
@@ -149,11 +153,24 @@ def test_importing_jaxnet_loads_nothing_heavy():
         assert not {module.split(".")[0] for module, _ in imports(source)} & heavy, path.name
 
 
-def test_init_only_re_exports_what_all_names():
+def test_init_re_exports_about_45_names_and_says_what_each_is_for():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    kinds = {type(node) for node in tree.body[1:]}
-    assert kinds == {ast.ImportFrom, ast.Assign}
-    exported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-    assert ast.literal_eval(assigned.pop("__all__")) == sorted(exported)
-    assert list(assigned) == ["__version__"]
+    from_here = [
+        node for node in tree.body if isinstance(node, ast.ImportFrom) and str(node.module).startswith("jaxnet")
+    ]
+    exported = [str(alias.asname) for node in from_here for alias in node.names]
+    assert sorted(name for name in dir(jaxnet) if name[0] != "_" and name not in jaxnet._ROOMS) == sorted(exported)
+    assert 40 <= len(exported) <= 50
+    described = str(jaxnet.__doc__).split("needs:")[1].split("`help`")[0]
+    assert all(re.search(rf"\b{name}\b", described) for name in exported)
+    assert len(pydoc.render_doc(jaxnet).splitlines()) <= 3 * 40
+
+
+def test_names_that_stood_here_are_found_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"jaxnet.he_normal is now jaxnet.initializers.he_normal"):
+        assert jaxnet.he_normal is jaxnet.initializers.he_normal
+    with pytest.warns(DeprecationWarning, match=r"jaxnet.TrainState is now jaxnet.training.TrainState"):
+        assert jaxnet.TrainState is jaxnet.training.TrainState
+    for name in ("jnp", "nothing", "_fresh"):
+        with pytest.raises(AttributeError, match=f"module 'jaxnet' has no attribute '{name}'"):
+            getattr(jaxnet, name)

@@ -64,9 +64,9 @@ def test_interrupted_run_saves_where_it_stopped(tmp_path, whole, monkeypatch):
 
 
 def test_run_interrupted_before_its_first_step_resumes_with_the_same_costs(tmp_path, whole):
-    with jaxnet.Checkpoints(tmp_path, NETWORK) as saved:
+    with jaxnet.training.Checkpoints(tmp_path, NETWORK) as saved:
         start = jax.jit(jaxnet.init_state, static_argnums=0)(NETWORK, OPTIMIZER, jax.random.key(0))
-        saved.save(start, jaxnet.History(np.zeros(0, np.complex64)))
+        saved.save(start, jaxnet.training.History(np.zeros(0, np.complex64)))
     assert_same(numbers(*run(checkpoint=tmp_path)), whole)
 
 
@@ -181,7 +181,10 @@ def test_a_run_that_ends_within_an_epoch_leaves_checkpoints_of_whole_epochs(tmp_
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
     run(checkpoint=tmp_path, epochs=1)
     emptied(tmp_path / "5")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(jaxnet.CheckpointError, match="name another folder"):
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(jaxnet.training.CheckpointError, match="name another folder"),
+    ):
         run(checkpoint=tmp_path)
 
 
@@ -190,7 +193,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
     [
         (jaxnet.mlp((4, 9, 3)), OPTIMIZER, r"layer 0 is \[0\] dense 4→8 there and \[0\] dense 4→9 here"),
         (jaxnet.mlp((4, 8, 3), jaxnet.tanh), OPTIMIZER, r"layer 1 is \[1\] relu there and \[1\] tanh here"),
-        (NETWORK, jaxnet.momentum(0.1), rf"\.opt_state\..* is {WIDEST}\[8, 4\] there and nothing here"),
+        (NETWORK, jaxnet.optimizers.momentum(0.1), rf"\.opt_state\..* is {WIDEST}\[8, 4\] there and nothing here"),
         (
             jaxnet.mlp((4, 8, 3), dtype="bfloat16"),
             OPTIMIZER,
@@ -200,7 +203,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
 )
 def test_checkpoint_of_another_run_is_refused(tmp_path, network, optimizer, difference):
     run(checkpoint=tmp_path, epochs=1)
-    with jaxnet.Checkpoints(tmp_path, network) as saved:
+    with jaxnet.training.Checkpoints(tmp_path, network) as saved:
         state = jaxnet.init_state(network, optimizer, jax.random.key(1))
         with pytest.raises(ValueError, match=difference):
             saved.restore(state)
@@ -215,7 +218,7 @@ def test_other_batches_are_refused(tmp_path):
 
 def test_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(jaxnet.CheckpointError, match=r"checkpoints cannot be kept in .*file"):
+    with pytest.raises(jaxnet.training.CheckpointError, match=r"checkpoints cannot be kept in .*file"):
         run(checkpoint=tmp_path / "file" / "folder")
 
 
@@ -282,10 +285,13 @@ def test_full_disk_at_the_end_of_the_batches_loses_nothing(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_is_told_at_the_end_of_a_block(tmp_path):
-    saved, state = jaxnet.Checkpoints(tmp_path, NETWORK), jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
-    refused = pytest.raises((jaxnet.CheckpointError, jaxnet.TrainingError), match="could not be saved in")
+    saved, state = (
+        jaxnet.training.Checkpoints(tmp_path, NETWORK),
+        jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3)),
+    )
+    refused = pytest.raises((jaxnet.training.CheckpointError, jaxnet.TrainingError), match="could not be saved in")
     with full_disk(), refused, saved:
-        saved.save(state, jaxnet.History(np.zeros(3)))
+        saved.save(state, jaxnet.training.History(np.zeros(3)))
 
 
 def test_checkpoints_say_what_they_need(tmp_path, monkeypatch):
@@ -307,11 +313,11 @@ def test_the_clock_begins_anew_with_every_checkpoint(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(monotonic=lambda: now))
     state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3))
-    with jaxnet.Checkpoints(tmp_path, NETWORK) as saved:
+    with jaxnet.training.Checkpoints(tmp_path, NETWORK) as saved:
         assert not saved.is_due(1, None)
         now = checkpoint.SECONDS + 1.0
         assert saved.is_due(1, None)
-        saved.save(state, jaxnet.History(np.zeros(3)))
+        saved.save(state, jaxnet.training.History(np.zeros(3)))
         assert not saved.is_due(2, None)
         now *= 2
         assert saved.is_due(3, None)
@@ -336,10 +342,10 @@ def test_counts_below_one_are_refused(tmp_path, name):
 @pytest.mark.parametrize("kind_of_key", ["threefry2x32", "rbg"])
 def test_a_state_is_saved_and_restored_by_hand(tmp_path, kind_of_key):
     state = jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(3, impl=kind_of_key))
-    with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
+    with jaxnet.training.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.restore(state) is None
-        saved.save(state, jaxnet.History(np.arange(3.0)))
-    with jaxnet.Checkpoints(tmp_path / "new", NETWORK) as saved:
+        saved.save(state, jaxnet.training.History(np.arange(3.0)))
+    with jaxnet.training.Checkpoints(tmp_path / "new", NETWORK) as saved:
         assert saved.steps == (0,)
         found = saved.restore(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(4, impl=kind_of_key)))
     assert found is not None

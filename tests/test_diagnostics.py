@@ -10,35 +10,36 @@ import numpy as np
 import pytest
 
 from jaxnet import (
-    Dense,
     adam,
     cost,
     dense,
     elementwise,
-    elu,
     first_nonfinite,
     fit,
     gelu,
     gradient_descent,
-    identity,
     init_state,
     layer_names,
-    leaky_relu,
     mlp,
     observed_step,
     relu,
     repeat,
     serial,
     sigmoid,
-    silu,
     softmax_cross_entropy,
-    softplus,
     squared_error,
     tanh,
-    train_epochs,
-    train_step,
+)
+from jaxnet.activations import (
+    elu,
+    identity,
+    leaky_relu,
+    silu,
+    softplus,
 )
 from jaxnet.examples import Examples
+from jaxnet.layers import Dense
+from jaxnet.training import train_epochs, train_step
 from jaxnet.training.epochs import Task
 from tests.compare import assert_close, compiled_programs, random_like
 

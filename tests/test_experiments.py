@@ -284,8 +284,11 @@ def test_logistic_regression_on_the_cat_pictures_reproduces_the_published_number
     if path is None:
         pytest.skip("needs --data=PATH/train_catvnoncat.h5, the cat pictures, which are not part of this project")
     split = data.pictures(Path(path), None, seed=0)
-    x, x_test = (jaxnet.flatten_images(images) for images in (split.x, split.x_test))
-    network, loss = jaxnet.mlp((12288, 1), initializer=jaxnet.zeros, dtype="float32"), jaxnet.binary_cross_entropy
+    x, x_test = (jaxnet.preprocessing.flatten_images(images) for images in (split.x, split.x_test))
+    network, loss = (
+        jaxnet.mlp((12288, 1), initializer=jaxnet.initializers.zeros, dtype="float32"),
+        jaxnet.binary_cross_entropy,
+    )
     options = {"key": jax.random.key(0), "batch_size": None}
     state, history = jaxnet.fit(network, loss, jaxnet.gradient_descent(0.005), x, split.y, epochs=2000, **options)
     assert history.cost[100] == pytest.approx(0.584508, abs=1e-6)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import (
+from jaxnet.initializers import (
     constant,
     glorot_normal,
     glorot_uniform,

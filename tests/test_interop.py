@@ -6,8 +6,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxnet import Dense, dense, elementwise, gelu, map_layers, mlp, repeat, serial, sigmoid, softplus, tanh
+from jaxnet import (
+    dense,
+    elementwise,
+    gelu,
+    mlp,
+    repeat,
+    serial,
+    sigmoid,
+    tanh,
+)
+from jaxnet.activations import softplus
 from jaxnet.interop import as_custom_vjp
+from jaxnet.layers import Dense, map_layers
 from tests.changed import Changed, Written
 from tests.compare import WIDEST, assert_close, compiled_programs, random_like
 

@@ -10,28 +10,28 @@ import pytest
 
 from jaxnet import (
     concatenate,
-    constant,
     dense,
     elementwise,
-    elu,
-    elu_with,
     gelu,
-    gelu_tanh,
-    he_normal,
-    identity,
-    leaky_relu,
-    leaky_relu_with,
-    lecun_normal,
-    map_layers,
     relu,
     repeat,
     residual,
     serial,
     sigmoid,
-    silu,
-    softplus,
     tanh,
 )
+from jaxnet.activations import (
+    elu,
+    elu_with,
+    gelu_tanh,
+    identity,
+    leaky_relu,
+    leaky_relu_with,
+    silu,
+    softplus,
+)
+from jaxnet.initializers import constant, he_normal, lecun_normal
+from jaxnet.layers import map_layers
 from tests.changed import Changed
 from tests.compare import WIDEST, assert_close, random_like
 

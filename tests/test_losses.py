@@ -16,10 +16,9 @@ from jaxnet import (
     sigmoid,
     softmax_cross_entropy,
     squared_error,
-    squared_error_through,
     tanh,
-    textbook_cross_entropy,
 )
+from jaxnet.losses import squared_error_through, textbook_cross_entropy
 from tests.compare import WIDEST, assert_close
 
 LOSSES = [

@@ -9,16 +9,13 @@ import pytest
 
 import jaxnet
 from jaxnet import (
-    Dense,
     binary_cross_entropy,
     cost,
     cost_and_gradient,
     dense,
     elementwise,
-    identity,
     is_correct,
     mlp,
-    per_example_gradients,
     predict,
     relu,
     repeat,
@@ -26,10 +23,12 @@ from jaxnet import (
     sigmoid,
     softmax_cross_entropy,
     squared_error,
-    squared_error_through,
     tanh,
-    textbook_cross_entropy,
 )
+from jaxnet.activations import identity
+from jaxnet.layers import Dense
+from jaxnet.losses import squared_error_through, textbook_cross_entropy
+from jaxnet.readings import per_example_gradients
 from tests.compare import WIDEST, assert_close, random_like
 
 M = 8
@@ -54,7 +53,7 @@ CASES = {
     "on probabilities": ((12, 3, 2, 1), sigmoid, sigmoid, textbook_cross_entropy),
     "classes": ((6, 8, 7, 5), relu, identity, softmax_cross_entropy),
     "a vector": ((4, 9, 3), jaxnet.gelu, identity, squared_error),
-    "a price": ((4, 9, 2), jaxnet.silu, identity, squared_error_through(relu)),
+    "a price": ((4, 9, 2), jaxnet.activations.silu, identity, squared_error_through(relu)),
     "a reward": ((4, *[6] * 8, 1), tanh, identity, squared_error_through(tanh)),
 }
 
@@ -120,7 +119,7 @@ def test_same_network_gives_the_same_functions():
 
 def test_mlp_weights_follow_the_activation():
     """Variance 2/n_in before a rectifier, 1/n_in elsewhere; zero biases."""
-    for hidden, variance in [(relu, 2), (jaxnet.leaky_relu, 2), (tanh, 1), (sigmoid, 1), (identity, 1)]:
+    for hidden, variance in [(relu, 2), (jaxnet.activations.leaky_relu, 2), (tanh, 1), (sigmoid, 1), (identity, 1)]:
         first, _, last = mlp((400, 300, 200), hidden).init(jax.random.key(0))
         assert first.weight.var() == pytest.approx(variance / 400, rel=0.02)
         assert last.weight.var() == pytest.approx(1 / 300, rel=0.02)
@@ -140,7 +139,7 @@ def test_identity_network_is_one_affine_map():
 
 @pytest.mark.parametrize("scale", [1.5, 0.5])
 def test_scaled_identity_network_grows_or_shrinks_exponentially(scale):
-    network = serial(repeat(dense(2, 2, jaxnet.scaled_identity(scale)), 11))
+    network = serial(repeat(dense(2, 2, jaxnet.initializers.scaled_identity(scale)), 11))
     x = jnp.array([1.0, -3.0])
     assert_close(network.forward(network.init(jax.random.key(0)), x)[0], scale**11 * x, 1e-15)
 

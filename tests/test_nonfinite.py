@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("nans_allowed")
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).standard_normal((30, 4))
 Y = np.stack([X[:, 0], X[:, 1]], axis=1)
-NETWORK, LOSS = jaxnet.mlp((4, 8, 2), jaxnet.softplus), jaxnet.squared_error
+NETWORK, LOSS = jaxnet.mlp((4, 8, 2), jaxnet.activations.softplus), jaxnet.squared_error
 LINEAR, TOO_FAST = jaxnet.mlp((4, 2)), jaxnet.gradient_descent(20.0)  # the cost grows a thousandfold a step
 RUN = {"key": KEY, "batch_size": 8, "epochs": 40}
 
@@ -27,7 +27,7 @@ RUN = {"key": KEY, "batch_size": 8, "epochs": 40}
 def by_a_plain_loop():
     """The state before the first step whose cost is not finite, and the costs of those before it."""
     state, costs = jaxnet.init_state(LINEAR, TOO_FAST, KEY), []
-    step = jax.jit(jaxnet.train_step, static_argnums=(0, 1))
+    step = jax.jit(jaxnet.training.train_step, static_argnums=(0, 1))
     while True:
         for batch in list(epoch_batches(state, Examples(jnp.asarray(X), jnp.asarray(Y)), RUN["batch_size"])):
             after, cost = step(LINEAR, LOSS, TOO_FAST, state, *batch)

@@ -9,20 +9,8 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import (  # fmt: skip
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    amsgrad,
-    gradient_descent,
-    heavy_ball,
-    lion,
-    momentum,
-    nadam,
-    nesterov,
-    rmsprop,
-)
+from jaxnet import adam, gradient_descent
+from jaxnet.optimizers import adagrad, adamax, adamw, amsgrad, heavy_ball, lion, momentum, nadam, nesterov, rmsprop
 from tests.compare import WIDEST, assert_close, compiled_programs, random_like
 from tests.optimizer_cases import FACTORIES, RATE, gradients, optax_trajectory, parameters
 
@@ -99,7 +87,7 @@ def test_64_learning_rates_train_64_networks_in_one_program(key):
     @jax.jit
     def train(optimizer):
         def step(state, _):
-            return jaxnet.train_step(network, jaxnet.binary_cross_entropy, optimizer, state, x, y)
+            return jaxnet.training.train_step(network, jaxnet.binary_cross_entropy, optimizer, state, x, y)
 
         return jax.lax.scan(step, start, None, 30)[1]
 

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import jaxnet
-from jaxnet import adam, adamw, gradient_descent, heavy_ball, momentum, optimizers
+from jaxnet import adam, gradient_descent, optimizers
+from jaxnet.optimizers import adamw, heavy_ball, momentum
 from tests.compare import WIDEST, assert_close
 from tests.optimizer_cases import (
     CASES,
@@ -133,7 +134,7 @@ def test_momentum_is_heavy_ball_with_a_scaled_rate():
 
 
 def test_adagrad_takes_no_step_where_no_gradient_was_ever_seen():
-    optimizer, gradient = jaxnet.adagrad(1.0, 0.0, 0.0), {"a": jnp.array([0.0, 2.0])}
+    optimizer, gradient = jaxnet.optimizers.adagrad(1.0, 0.0, 0.0), {"a": jnp.array([0.0, 2.0])}
     updates: Any = optimizer.update(gradient, optimizer.init(gradient))[0]
     np.testing.assert_allclose(updates["a"], [0, -1])
 

@@ -86,7 +86,7 @@ class Dropout(jn.Layer):
         return cache * grad_outputs, ()
 
     def at_inference(self):
-        return jn.elementwise(jn.identity)
+        return jn.elementwise(jn.activations.identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,15 +170,18 @@ def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(c
     assert watched.diagnostics is not None
     assert watched.diagnostics.mean.shape[1] == len(jn.layer_names(network))
     start = jn.init_state(network, jn.adam(0.01), jax.random.key(0))
-    plain, inside = (step(network, LOSS, jn.adam(0.01), start, x, LABELS) for step in (jn.train_step, jn.updating_step))
+    plain, inside = (
+        step(network, LOSS, jn.adam(0.01), start, x, LABELS)
+        for step in (jn.training.train_step, jn.readings.updating_step)
+    )
     assert_close((plain[0].params, plain[1]), (inside[0].params, inside[1]), 1e-13)
 
 
 def test_norms_are_those_of_the_gradients_of_examples(case):
     network, params, x = case
-    gradients = jn.per_example_gradients(network, LOSS)(params, x, LABELS)
+    gradients = jn.readings.per_example_gradients(network, LOSS)(params, x, LABELS)
     squares = sum(jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(gradients))
-    assert_close(jn.per_example_gradient_norms(network, LOSS)(params, x, LABELS), jnp.sqrt(squares), 1e-13)
+    assert_close(jn.readings.per_example_gradient_norms(network, LOSS)(params, x, LABELS), jnp.sqrt(squares), 1e-13)
     mean = jax.tree.map(lambda leaf: leaf.mean(0), gradients)
     assert_close(jn.cost_and_gradient(network, LOSS)(params, x, LABELS)[1], mean, 1e-13)
 
@@ -186,7 +189,7 @@ def test_norms_are_those_of_the_gradients_of_examples(case):
 def test_layer_of_integers_keeps_them_in_a_narrow_dtype():
     network = jn.serial(Rows(300, 4), dense(4, 3))
     params = network.init(jax.random.key(0))
-    narrow = jn.in_precision(network, jnp.bfloat16)
+    narrow = jn.readings.in_precision(network, jnp.bfloat16)
     outputs, _ = narrow.forward(params, jnp.asarray([257, 256]))
     expected, _ = network.forward(params, jnp.asarray([257, 256]))
     assert outputs.dtype == expected.dtype
@@ -229,11 +232,11 @@ def test_layer_that_draws_gets_another_key_each_step_and_none_afterwards():
 
 
 def test_network_in_a_narrow_dtype_draws_nothing_at_inference_and_forgets_its_initializers():
-    narrow = jn.in_precision(DROPPING, jnp.bfloat16)
+    narrow = jn.readings.in_precision(DROPPING, jnp.bfloat16)
     params = DROPPING.init(jax.random.key(0))
     assert jn.predict(narrow, LOSS)(params, X).shape == (M, 3)
-    other = jn.in_precision(dense(N, 3, jn.he_normal), jnp.bfloat16)
-    assert jn.in_precision(dense(N, 3), jnp.bfloat16).without_init() == other.without_init()
+    other = jn.readings.in_precision(dense(N, 3, jn.initializers.he_normal), jnp.bfloat16)
+    assert jn.readings.in_precision(dense(N, 3), jnp.bfloat16).without_init() == other.without_init()
 
 
 def test_norms_by_the_gradients_of_examples_keep_their_dtype():

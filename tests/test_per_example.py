@@ -15,16 +15,15 @@ from jaxnet import (
     elementwise,
     gradient_noise_scale,
     mlp,
-    per_example_gradient_norms,
-    per_example_gradients,
     relu,
     repeat,
     serial,
     softmax_cross_entropy,
     squared_error,
     tanh,
-    zeros,
 )
+from jaxnet.initializers import zeros
+from jaxnet.readings import per_example_gradient_norms, per_example_gradients
 from tests.changed import Written
 from tests.compare import WIDEST, assert_close, random_like
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet
-from jaxnet import in_precision
+from jaxnet.readings import in_precision
 from tests.compare import assert_close
 
 LOSS = jaxnet.softmax_cross_entropy
@@ -41,7 +41,7 @@ def test_gradient_is_as_near_to_the_truth_as_that_of_autodiff(point):
 
 def test_gradients_of_weight_and_bias_are_not_rounded_to_the_narrow_dtype(point):
     """bfloat16, which has 8 bits, would lose the second of the two examples."""
-    layer = in_precision(jaxnet.dense(1, 1, jaxnet.zeros, dtype="float32"), jnp.bfloat16)
+    layer = in_precision(jaxnet.dense(1, 1, jaxnet.initializers.zeros, dtype="float32"), jnp.bfloat16)
     params = layer.init(jax.random.key(0))
     a = jnp.array([[1.0], [2.0**-3]], "float32")
     _, cache = layer.forward(params, a)
@@ -64,7 +64,7 @@ def test_layers_can_still_be_mapped(point):
     state = jaxnet.init_state(NARROW, optimizer, jax.random.key(0))
     stepped, _, observed = jaxnet.observed_step(NARROW, LOSS, optimizer, state, *point[1:])
     assert len(jaxnet.layer_names(NARROW)) == len(jaxnet.layer_names(NETWORK)) == observed.mean.shape[-1]
-    expected, _ = jaxnet.train_step(NARROW, LOSS, optimizer, state, *point[1:])
+    expected, _ = jaxnet.training.train_step(NARROW, LOSS, optimizer, state, *point[1:])
     assert_close(stepped.params, expected.params, 1e-6)
 
 

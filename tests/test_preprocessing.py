@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import fit_standardization, flatten_images, minibatches, standardize
-from jaxnet.preprocessing import random_order
+from jaxnet import fit_standardization, standardize
+from jaxnet.preprocessing import flatten_images, minibatches, random_order
 from tests.compare import assert_close
 
 # Standardization -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a run measures and is told: validation, the best parameters, callbacks, weights of examples, and states."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,13 @@ NETWORK, LOSS, OPTIMIZER = jn.mlp((N, 6, CLASSES), dtype=WIDEST), jn.softmax_cro
 GENERATOR = np.random.default_rng(5)
 X, X_HELD = GENERATOR.standard_normal((M, N)), GENERATOR.standard_normal((37, N))
 Y, Y_HELD = (x[:, :CLASSES].argmax(axis=1) for x in (X, X_HELD))
-HELD = {"validation": (X_HELD, Y_HELD), "metrics": {"accuracy": jn.is_correct}}
+HELD: dict[str, Any] = {"validation": (X_HELD, Y_HELD), "metrics": {"accuracy": jn.is_correct}}
 STEPS = 4  # an epoch
 
 
 def train(**options):
-    start = {} if "state" in options else {"key": KEY}
-    return jn.fit(NETWORK, LOSS, OPTIMIZER, X, Y, **(start | {"batch_size": 16, "epochs": 6} | options))
+    start: dict[str, Any] = {"batch_size": 16, "epochs": 6} | ({} if "state" in options else {"key": KEY})
+    return jn.fit(NETWORK, LOSS, OPTIMIZER, X, Y, **(start | options))
 
 
 def batches(epochs=6):
@@ -70,7 +71,8 @@ def test_validation_is_that_of_the_parameters_after_each_epoch(run):
     assert_close(history.validation["accuracy"], np.array([held_accuracy(s.params) for s in epoch_by_epoch()]), 1e-12)
     assert_close(state.params, plain()[0].params, 1e-12)
     assert_close(history.cost, plain()[1].cost, 1e-12)
-    assert plain()[1].validation is plain()[1].best is None
+    assert plain()[1].validation == {}
+    assert plain()[1].best is None
 
 
 @pytest.mark.parametrize("run", [train, stream], ids=["fit", "fit_batches"])
@@ -86,6 +88,7 @@ def test_the_best_is_not_the_last_where_training_goes_wrong():
     up = jn.gradient_descent(lambda step: jnp.where(step < 2 * STEPS, 0.5, 40.0))
     _, history = jn.fit(NETWORK, LOSS, up, X, Y, key=KEY, batch_size=16, epochs=6, validation=(X_HELD, Y_HELD))
     lowest = int(np.argmin(history.validation["cost"]))
+    assert history.best is not None
     assert history.best.step == STEPS * (1 + lowest) < 6 * STEPS
     assert_close(held_cost(history.best.params), history.validation["cost"].min(), 1e-12)
 
@@ -113,11 +116,15 @@ def test_validation_compiles_once_for_all_data_of_a_form():
 @pytest.mark.parametrize("run", [train, stream], ids=["fit", "fit_batches"])
 def test_a_resumed_run_has_the_same_validation_and_the_same_best(tmp_path, run):
     whole = run(**HELD)
-    stopped, part = run(**HELD, checkpoint=tmp_path, checkpoint_every=1, on_epoch=lambda state, history: state.step >= 12)
+    stopped, part = run(
+        **HELD, checkpoint=tmp_path, checkpoint_every=1, on_epoch=lambda state, history: state.step >= 12
+    )
     assert stopped.step == 12
     assert len(part.validation["cost"]) == 3
     resumed = run(**HELD, checkpoint=tmp_path)
-    for one, other in zip(jax.tree.leaves((resumed[0].params, resumed[1])), jax.tree.leaves((whole[0].params, whole[1])), strict=True):
+    for one, other in zip(
+        jax.tree.leaves((resumed[0].params, resumed[1])), jax.tree.leaves((whole[0].params, whole[1])), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -196,14 +203,18 @@ def test_weighted_gradient_is_that_of_autodiff():
 
 def test_batches_bring_weights_along():
     weight = np.linspace(0, 2, M)
-    order = list(jn.training.epochs.epoch_batches(jn.init_state(NETWORK, OPTIMIZER, KEY), jn.examples.Examples(X, Y, weight), 16))
+    order = list(
+        jn.training.epochs.epoch_batches(jn.init_state(NETWORK, OPTIMIZER, KEY), jn.examples.Examples(X, Y, weight), 16)
+    )
     streamed, _ = jn.fit_batches(NETWORK, LOSS, OPTIMIZER, order, key=KEY)
     assert_close(streamed.params, train(epochs=1, sample_weight=weight)[0].params, 1e-12)
 
 
-@pytest.mark.parametrize("step", [jn.train_step, jn.updating_step, jn.observed_step])
+@pytest.mark.parametrize("step", [jn.training.train_step, jn.readings.updating_step, jn.observed_step])
 def test_every_step_takes_weights(step):
-    network = jn.serial(jn.repeat(jn.serial(jn.dense(N, N, dtype=WIDEST), jn.elementwise(jn.tanh)), 2), jn.dense(N, 3, dtype=WIDEST))
+    network = jn.serial(
+        jn.repeat(jn.serial(jn.dense(N, N, dtype=WIDEST), jn.elementwise(jn.tanh)), 2), jn.dense(N, 3, dtype=WIDEST)
+    )
     state, weight = jn.init_state(network, OPTIMIZER, KEY), jnp.linspace(0, 2, M, dtype=WIDEST)
     x = jnp.asarray(X, WIDEST)
     found = step(network, LOSS, OPTIMIZER, state, x, jnp.asarray(Y), weight)
@@ -241,12 +252,13 @@ def test_fit_refuses(change, error, message):
 
 
 def test_a_key_and_a_state_are_too_much():
-    with pytest.raises(ValueError, match="give key= for a fresh start, or state=, .*, not both"):
+    with pytest.raises(ValueError, match=r"give key= for a fresh start, or state=, .*, not both"):
         jn.fit(NETWORK, LOSS, OPTIMIZER, X, Y, key=KEY, state=plain()[0], batch_size=16, epochs=1)
 
 
 def test_batches_do_not_tell_epochs():
-    for options in ({"validation": (X_HELD, Y_HELD)}, {"on_epoch": lambda state, history: None}):
+    wanted: list[dict[str, Any]] = [{"validation": (X_HELD, Y_HELD)}, {"on_epoch": lambda state, history: None}]
+    for options in wanted:
         with pytest.raises(ValueError, match="give steps_per_epoch"):
             jn.fit_batches(NETWORK, LOSS, OPTIMIZER, batches(), key=KEY, **options)
 
@@ -256,7 +268,9 @@ def test_batches_do_not_tell_epochs():
 
 def test_history_is_shown_in_a_line_and_as_a_figure():
     _, history = train(**HELD)
-    assert repr(history).startswith(f"History(24 steps, cost {history.cost[0]:.4g} → {history.cost[-1]:.4g}, validation")
+    assert repr(history).startswith(
+        f"History(24 steps, cost {history.cost[0]:.4g} → {history.cost[-1]:.4g}, validation"
+    )
     assert "\n" not in repr(history)
     axes = history.plot().axes[0]
     cost, held = axes.lines
@@ -280,6 +294,6 @@ def test_history_needs_no_figures(monkeypatch):
 
 
 def test_an_empty_history_is_shown():
-    assert repr(jn.History(np.zeros(0))) == "History(0 steps)"
-    jn.History(np.zeros(0)).plot()
-    assert "2 × 3 networks" in repr(jn.History(np.zeros((2, 3, 8))))
+    assert repr(jn.training.History(np.zeros(0))) == "History(0 steps)"
+    jn.training.History(np.zeros(0)).plot()
+    assert "2 × 3 networks" in repr(jn.training.History(np.zeros((2, 3, 8))))

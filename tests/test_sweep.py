@@ -3,6 +3,7 @@
 import os
 import signal
 from importlib import import_module
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,7 @@ from jaxnet import (
     elementwise,
     fit,
     is_correct,
-    lecun_uniform,
     mlp,
-    momentum,
     optimizer_of,
     repeat,
     serial,
@@ -26,6 +25,8 @@ from jaxnet import (
     sweep,
     tanh,
 )
+from jaxnet.initializers import lecun_uniform
+from jaxnet.optimizers import momentum
 from jaxnet.training.tiles import chosen_chunk, cores, tiles_of
 from tests.compare import assert_close, compiled_programs
 
@@ -42,7 +43,7 @@ def data():
     return x, jnp.argmax(x[:, :CLASSES], axis=1)
 
 
-def train(data, optimizers=None, network=NETWORK, **options):
+def train(data, optimizers=None, network=NETWORK, **options: Any):
     options = {"keys": KEYS, "batch_size": 16, "epochs": 3, "chunk": 6} | options
     return sweep(network, softmax_cross_entropy, optimizers or jax.vmap(adam)(RATES), *data, **options)
 
@@ -198,10 +199,10 @@ def test_sweep_refuses_bad_input(data, change, error, message):
 
 # What a sweep measures, and where it goes on --------------------------------------------------------------------------
 
-HELD = {"metrics": {"accuracy": is_correct}}
+HELD: dict[str, Any] = {"metrics": {"accuracy": is_correct}}
 
 
-def with_held(data):
+def with_held(data) -> dict[str, Any]:
     return HELD | {"validation": (data[0][:20], data[1][:20])}
 
 
@@ -209,12 +210,15 @@ def with_held(data):
 def test_every_network_is_judged_and_observed_as_by_fit(data, chunk):
     options = with_held(data) | {"observe_every": 5, "sample_weight": np.linspace(0, 2, M)}
     _, history = train(data, chunk=chunk, **options)
+    assert history.diagnostics is not None
     assert history.diagnostics.mean.shape == (3, 4, 3, 3)
     assert history.validation["cost"].shape == (3, 4, 3)
     for i, j in ((0, 1), (2, 3)):
-        alone = {"key": KEYS[j], "batch_size": 16, "epochs": 3} | options
+        alone: dict[str, Any] = {"key": KEYS[j], "batch_size": 16, "epochs": 3} | options
         _, expected = fit(NETWORK, softmax_cross_entropy, adam(RATES[i]), *data, **alone)
         own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], history._replace(interrupted=None))
+        assert expected.best is not None
+        assert expected.diagnostics is not None
         assert_close(own.cost, expected.cost, 1e-12)
         assert_close(own.validation, expected.validation, 1e-12)
         assert_close(own.best.params, expected.best.params, 1e-12)
@@ -269,7 +273,7 @@ def test_state_of_another_grid_is_refused(data):
     state, _ = train(data, epochs=1)
     with pytest.raises(ValueError, match=r"the state must be of \(2, 4\) networks, optimizers and keys, got \(3, 4\)"):
         train(data, jax.vmap(adam)(RATES[:2]), keys=None, state=state)
-    with pytest.raises(ValueError, match="give keys= for a fresh start, or state=, .*, not both"):
+    with pytest.raises(ValueError, match=r"give keys= for a fresh start, or state=, .*, not both"):
         train(data, state=state)
 
 
@@ -292,7 +296,9 @@ SWEPT = {
     "optax": (lambda rate: optimizer_of(optax.adam, learning_rate=rate), optax.adam),
     "own functions": (
         lambda rate: optimizer_of(lambda params: (), signed, learning_rate=rate),
-        lambda rate: optax.stateless(lambda g, _: jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * jnp.sign(leaf), g)),
+        lambda rate: optax.stateless(
+            lambda g, _: jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * jnp.sign(leaf), g)
+        ),
     ),
     "chain": (lambda rate: optimizer_of(chained, rate=rate), chained),
     "schedule": (lambda rate: optimizer_of(decaying, rate=rate), decaying),
@@ -303,7 +309,9 @@ SWEPT = {
 }
 
 
-@pytest.mark.parametrize("stacked", [lambda make: make(RATES), lambda make: jax.vmap(make)(RATES)], ids=["array", "vmap"])
+@pytest.mark.parametrize(
+    "stacked", [lambda make: make(RATES), lambda make: jax.vmap(make)(RATES)], ids=["array", "vmap"]
+)
 @pytest.mark.parametrize("name", SWEPT)
 @pytest.mark.one_in(3)
 def test_anybodys_optimizer_is_swept(data, name, stacked):

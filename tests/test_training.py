@@ -15,10 +15,8 @@ import optax
 import pytest
 
 from jaxnet import (
-    Loss,
     adam,
     binary_cross_entropy,
-    constant,
     cost,
     cost_and_gradient,
     dense,
@@ -27,15 +25,16 @@ from jaxnet import (
     gradient_descent,
     init_state,
     mlp,
-    momentum,
     sigmoid,
     softmax_cross_entropy,
     squared_error,
     tanh,
-    train_epochs,
-    zeros,
 )
 from jaxnet.examples import Examples
+from jaxnet.initializers import constant, zeros
+from jaxnet.losses import Loss
+from jaxnet.optimizers import momentum
+from jaxnet.training import train_epochs
 from jaxnet.training.epochs import Task
 from tests.compare import assert_close, compiled_programs
 
@@ -159,9 +158,7 @@ def test_training_is_one_vmap_away_from_many_seeds(data):
 
     def run(key):
         state = init_state(NETWORK, momentum(0.1), key)
-        return train_epochs(
-            NETWORK, softmax_cross_entropy, momentum(0.1), state, x, y, 3, batch_size=16, capacity=3
-        )
+        return train_epochs(NETWORK, softmax_cross_entropy, momentum(0.1), state, x, y, 3, batch_size=16, capacity=3)
 
     keys = jax.random.split(jax.random.key(5), 3)
     states, costs = jax.jit(jax.vmap(run))(keys)

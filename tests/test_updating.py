@@ -23,12 +23,12 @@ NETWORK = jaxnet.serial(
 LOSS = jaxnet.squared_error
 OPTIMIZERS = {
     "gradient descent": jaxnet.gradient_descent(0.1),
-    "momentum": jaxnet.momentum(0.1),
-    "nesterov": jaxnet.nesterov(lambda count: 0.1 / (1 + count.astype(float))),
-    "rmsprop": jaxnet.rmsprop(0.01, centered=True, momentum=0.9),
+    "momentum": jaxnet.optimizers.momentum(0.1),
+    "nesterov": jaxnet.optimizers.nesterov(lambda count: 0.1 / (1 + count.astype(float))),
+    "rmsprop": jaxnet.optimizers.rmsprop(0.01, centered=True, momentum=0.9),
     "adam": jaxnet.adam(0.01),
-    "adamw": jaxnet.adamw(0.01, weight_decay=0.1),
-    "amsgrad": jaxnet.amsgrad(0.01, mu_dtype=jnp.float32),
+    "adamw": jaxnet.optimizers.adamw(0.01, weight_decay=0.1),
+    "amsgrad": jaxnet.optimizers.amsgrad(0.01, mu_dtype=jnp.float32),
 }
 
 
@@ -50,8 +50,8 @@ def steps(step, optimizer, state, data, network=NETWORK):
 def test_steps_are_those_of_the_whole_gradient(name, data):
     optimizer = OPTIMIZERS[name]
     start = jaxnet.init_state(NETWORK, optimizer, jax.random.key(0))
-    expected, expected_cost = steps(jaxnet.train_step, optimizer, start, data)
-    found, cost = steps(jaxnet.updating_step, optimizer, start, data)
+    expected, expected_cost = steps(jaxnet.training.train_step, optimizer, start, data)
+    found, cost = steps(jaxnet.readings.updating_step, optimizer, start, data)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert_close(cost, expected_cost, 1e-13)
     assert_close(found.opt_state, expected.opt_state, 1e-12)
@@ -73,15 +73,15 @@ def test_no_second_copy_of_the_parameters_exists():
         assert analysis is not None
         return analysis.temp_size_in_bytes
 
-    assert memory(jaxnet.train_step) > size
-    assert memory(jaxnet.updating_step) < size / 2
+    assert memory(jaxnet.training.train_step) > size
+    assert memory(jaxnet.readings.updating_step) < size / 2
 
 
 def test_fit_uses_it_where_it_saves_something():
     adam = jaxnet.adam(0.01)
-    assert fastest_step(NETWORK, adam) is jaxnet.updating_step
-    assert fastest_step(jaxnet.mlp((3, 4, 2)), adam) is jaxnet.train_step
-    assert fastest_step(jaxnet.repeat(jaxnet.elementwise(jaxnet.tanh), 2), adam) is jaxnet.train_step
+    assert fastest_step(NETWORK, adam) is jaxnet.readings.updating_step
+    assert fastest_step(jaxnet.mlp((3, 4, 2)), adam) is jaxnet.training.train_step
+    assert fastest_step(jaxnet.repeat(jaxnet.elementwise(jaxnet.tanh), 2), adam) is jaxnet.training.train_step
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,25 @@ def test_fit_uses_it_where_it_saves_something():
     [
         optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
         optax.chain(optax.clip_by_global_norm(0.1), jaxnet.gradient_descent(0.1)),
-        jaxnet.adamw(0.1, weight_decay=0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)),
+        jaxnet.optimizers.adamw(
+            0.1, weight_decay=0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        ),
     ],
     ids=["clipped", "ours, clipped", "masked"],
 )
 def test_an_optimizer_that_looks_at_the_whole_gradient_gets_it(optimizer, data):
-    assert fastest_step(NETWORK, optimizer) is jaxnet.train_step
+    assert fastest_step(NETWORK, optimizer) is jaxnet.training.train_step
     state = jaxnet.init_state(NETWORK, optimizer, jax.random.key(0))
     with pytest.raises(ValueError, match=r"needs an optimizer of jaxnet\.optimizers without a mask"):
-        jaxnet.updating_step(NETWORK, LOSS, optimizer, state, *data)
+        jaxnet.readings.updating_step(NETWORK, LOSS, optimizer, state, *data)
 
 
 def test_fit_with_repeat_equals_a_plain_loop(data):
     optimizer = jaxnet.adam(0.01)
     state, history = jaxnet.fit(NETWORK, LOSS, optimizer, *data, key=jax.random.key(0), batch_size=None, epochs=6)
-    expected, cost = steps(jaxnet.train_step, optimizer, jaxnet.init_state(NETWORK, optimizer, jax.random.key(0)), data)
+    expected, cost = steps(
+        jaxnet.training.train_step, optimizer, jaxnet.init_state(NETWORK, optimizer, jax.random.key(0)), data
+    )
     assert_close(history.cost, cost, 1e-13)
     assert_close(state.params, expected.params, 1e-12)
 
@@ -112,9 +116,9 @@ def test_learning_rates_may_be_mapped_over(data):
     rates = jnp.array([0.01, 0.1])
 
     def cost(rate):
-        optimizer = jaxnet.momentum(rate)
+        optimizer = jaxnet.optimizers.momentum(rate)
         start = jaxnet.init_state(NETWORK, optimizer, jax.random.key(0))
-        return steps(jaxnet.updating_step, optimizer, start, data)[1]
+        return steps(jaxnet.readings.updating_step, optimizer, start, data)[1]
 
     assert_close(jax.vmap(cost)(rates), jnp.stack([cost(rate) for rate in rates]), 1e-12)
 
@@ -122,6 +126,6 @@ def test_learning_rates_may_be_mapped_over(data):
 def test_network_without_parameters_takes_its_step():
     network, optimizer, x = jaxnet.elementwise(jaxnet.tanh), jaxnet.adam(0.01), jnp.ones((2, 3))
     start = jaxnet.init_state(network, optimizer, jax.random.key(0))
-    state, cost = jaxnet.updating_step(network, LOSS, optimizer, start, x, x)
+    state, cost = jaxnet.readings.updating_step(network, LOSS, optimizer, start, x, x)
     assert int(state.step) == int(state.opt_state.count) == 1
     assert cost == jaxnet.cost(network, LOSS)((), x, x) > 0

@@ -72,8 +72,8 @@ def jaxnet_params(problem: Problem) -> Any:
     """The same weights, in jaxnet's form."""
     weights = plain_params(problem)
     if problem.workload.depth:
-        return jaxnet.Dense(weights[0].swapaxes(1, 2), weights[1]), ()
-    layers = [part for weight, bias in weights for part in (jaxnet.Dense(weight.T, bias), ())]
+        return jaxnet.layers.Dense(weights[0].swapaxes(1, 2), weights[1]), ()
+    layers = [part for weight, bias in weights for part in (jaxnet.layers.Dense(weight.T, bias), ())]
     return tuple(layers[:-1])
 
 
@@ -122,17 +122,19 @@ def expert(problem: Problem) -> Contestant:
     return _scan(problem, step, (params, optimizer.init(params)), lambda end: read_plain(problem.workload, end[0]))
 
 
-def one_step(workload: Workload, state: jaxnet.TrainState, batch: Any) -> tuple[jaxnet.TrainState, jax.Array]:
+def one_step(
+    workload: Workload, state: jaxnet.training.TrainState, batch: Any
+) -> tuple[jaxnet.training.TrainState, jax.Array]:
     """The training step that `fit` takes."""
     network, optimizer = workload.network, workload.optimizer
     return fastest_step(network, optimizer)(network, LOSSES[workload.loss], optimizer, state, *batch)
 
 
-def jaxnet_start(problem: Problem) -> jaxnet.TrainState:
+def jaxnet_start(problem: Problem) -> jaxnet.training.TrainState:
     """The state from which jaxnet begins."""
     params = jaxnet_params(problem)
     opt_state = problem.workload.optimizer.init(params)
-    return jaxnet.TrainState(params, opt_state, jax.random.key(0), jnp.zeros([], jnp.int32))
+    return jaxnet.training.TrainState(params, opt_state, jax.random.key(0), jnp.zeros([], jnp.int32))
 
 
 def ours(problem: Problem) -> Contestant:
@@ -151,7 +153,7 @@ def ours_fit(problem: Problem) -> Contestant:
     x, y = (array.reshape(-1, *array.shape[2:]) for array in (problem.x, problem.y))
     data, batch_size = (jnp.asarray(x), jnp.asarray(y)), None if workload.batches == 1 else workload.batch
 
-    def train(start: jaxnet.TrainState, epochs: int) -> Any:
+    def train(start: jaxnet.training.TrainState, epochs: int) -> Any:
         return jaxnet.fit(
             workload.network,
             LOSSES[workload.loss],

@@ -37,7 +37,10 @@ def norms(workload: Workload = PER_EXAMPLE) -> Comparison:
         return jnp.sqrt(sum(jnp.square(leaf).reshape(len(x), -1).sum(1) for leaf in jax.tree.leaves(gradients)))
 
     functions = {
-        NORMS: (jax.jit(jaxnet.per_example_gradient_norms(workload.network, LOSSES[workload.loss])), jaxnet_params),
+        NORMS: (
+            jax.jit(jaxnet.readings.per_example_gradient_norms(workload.network, LOSSES[workload.loss])),
+            jaxnet_params,
+        ),
         EXAMPLES: (jax.jit(by_autodiff), plain_params),
         BATCH: (jax.jit(jax.value_and_grad(cost)), plain_params),
     }
@@ -68,7 +71,9 @@ def networks(workload: Workload, seeds: int = 16) -> Comparison:
     def alone(key: jax.Array, rate: jax.Array, x: jax.Array, y: jax.Array, epochs: int) -> jax.Array:
         optimizer = rule(rate)
         state, size = jaxnet.init_state(network, optimizer, key), workload.batch
-        return jaxnet.train_epochs(network, loss, optimizer, state, x, y, epochs, batch_size=size, capacity=epochs)[1]
+        return jaxnet.training.train_epochs(
+            network, loss, optimizer, state, x, y, epochs, batch_size=size, capacity=epochs
+        )[1]
 
     last = (keys[-1], rates[-1], x, y)
     runs = {

@@ -13,7 +13,8 @@ from jax.test_util import check_grads
 import jaxnet
 from experiments.benchmark.startup import printed
 from experiments.specimens.gradients import subjects
-from jaxnet import Report, verify_custom_vjp, verify_vjp
+from jaxnet import verify_custom_vjp, verify_vjp
+from jaxnet.verify import Report
 
 N = 8  # rows and columns of the small rules
 LARGE = 1024  # of the repeated ones

@@ -28,7 +28,8 @@ def optimizer_of(
     Of one function, a factory such as Optax's or a chain of one's own:
 
         optimizer_of(optax.adamw, learning_rate=rates, weight_decay=1e-4)
-        optimizer_of(lambda rate: optax.chain(optax.clip(1.0), adam(optax.cosine_decay_schedule(rate, 100))), rate=rates)
+        optimizer_of(lambda rate: optax.chain(optax.clip(1.0), adam(rate)), rate=rates)
+        optimizer_of(lambda rate: adam(optax.cosine_decay_schedule(rate, 100)), rate=rates)
 
     Arrays and Python's floats are leaves, which another value does not compile again, and which `sweep` and `jax.vmap`
     stack; all else, whole numbers of Python, booleans and functions among them, decides the program.

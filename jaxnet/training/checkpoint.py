@@ -24,10 +24,10 @@ import numpy as np
 from jax import Array
 
 from jaxnet.arguments import positive_integer
-from jaxnet.training.history import Best, History, TrainingError
 from jaxnet.layers import Layer
 from jaxnet.readings.observe import layer_names
 from jaxnet.step import TrainState
+from jaxnet.training.history import Best, History, TrainingError
 
 SECONDS = 60  # between two checkpoints of a run that was not told how often to save
 
@@ -107,13 +107,13 @@ class Checkpoints:
         step = int(np.ravel(state.step)[0])
         if step in self.steps:
             return
-        measured = [np.asarray(values) for values in (history.cost, *(history.validation or {}).values())]
+        measured = [np.asarray(values) for values in (history.cost, *history.validation.values())]
         arrays = [*map(_copied, [*_numbers(state), *jax.tree.leaves(history.best)]), *measured]
         description = {
             "network": list(self._network),
             "leaves": _described(state),
             "measured": [[list(values.shape), str(values.dtype)] for values in measured],
-            "validation": None if history.validation is None else list(history.validation),
+            "validation": list(history.validation),
             "best": history.best is not None,
             "arrays": _digest(*arrays),
         }
@@ -198,8 +198,7 @@ class Checkpoints:
         state, rest = _with_numbers(like, found[: len(numbers)]), found[len(numbers) :]
         best = jax.tree.unflatten(jax.tree.structure(best), rest[: len(of_best)])
         cost, *validation = map(np.asarray, rest[len(of_best) :])
-        names = description["validation"]
-        judged = None if names is None else dict(zip(names, validation, strict=True))
+        judged = dict(zip(description["validation"], validation, strict=True))
         return state, History(cost, validation=judged, best=best)
 
     def _read(self, step: int, **item: Any) -> Any:

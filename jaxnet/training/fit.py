@@ -108,9 +108,9 @@ def fit(
     Raises:
         ValueError: for an empty data set, a network without parameters, x and y of different length, values that are
             not finite, inputs or targets that do not fit the network or the loss, a batch size, epochs, observe_every,
-            checkpoint_every or keep below 1, weights that are negative or all 0, metrics without validation data, both a key
-            and a state, a batch that the devices cannot share evenly, an unknown on_nonfinite, or a
-            checkpoint of another network, optimizer or number of steps an epoch.
+            checkpoint_every or keep below 1, weights that are negative or all 0, metrics without validation data, both
+            a key and a state, a batch that the devices cannot share evenly, an unknown on_nonfinite, or a checkpoint of
+            another network, optimizer or number of steps an epoch.
         TypeError: for class labels, a batch size, epochs or observe_every that are not integers, data that are not real
             numbers, or a network, loss, optimizer, metric, callback or key that is none.
         CheckpointError: if the folder of checkpoints cannot be written, or all that are in it are damaged.

@@ -37,7 +37,7 @@ class History(NamedTuple):
         interrupted: whether Ctrl-C ended the run before all epochs were done.
         diagnostics: of the observed steps, on a leading axis; None if none was to be.
         nonfinite: which step, layer and quantity ended the run by a number that is not finite; None if none did.
-        validation: after each epoch, the "cost" on the validation data and each metric by its name; None without.
+        validation: after each epoch, the "cost" on the validation data and each metric by its name.
         best: the parameters whose cost on the validation data was the lowest; None without.
     """
 
@@ -45,7 +45,7 @@ class History(NamedTuple):
     interrupted: bool = False
     diagnostics: Diagnostics | None = None
     nonfinite: str | None = None
-    validation: Mapping[str, Float[Array | np.ndarray, "... epochs"]] | None = None
+    validation: Mapping[str, Float[Array | np.ndarray, "... epochs"]] = {}
     best: Best | None = None
 
     def __repr__(self) -> str:
@@ -56,7 +56,7 @@ class History(NamedTuple):
             parts = [f"{' × '.join(map(str, cost.shape[:-1]))} networks", *parts]
         elif cost.size:
             parts.append(f"cost {cost[0]:.4g} → {cost[-1]:.4g}")
-        for name, values in (self.validation or {}).items():
+        for name, values in self.validation.items():
             if np.ndim(values) == 1 and np.size(values):
                 parts.append(f"validation {name} {values[-1]:.4g}")
         parts += ["interrupted"] * self.interrupted + [self.nonfinite] * (self.nonfinite is not None)
@@ -79,7 +79,7 @@ class History(NamedTuple):
         cost = _rows(self.cost)
         steps = cost.shape[-1]
         curves = {"cost": (np.arange(steps), cost)}
-        if self.validation is not None:
+        if self.validation:
             values = _rows(self.validation["cost"])
             epochs = values.shape[-1]
             curves["validation cost"] = (steps / max(epochs, 1) * np.arange(1, epochs + 1), values)
@@ -154,7 +154,7 @@ class Recorder:
         found = jax.tree.map(_Column.rows, self._columns)
         cost = found.get("cost", np.zeros(0))
         return History(
-            cost, diagnostics=found.get("diagnostics"), validation=found.get("validation"), best=self.best, **ending
+            cost, diagnostics=found.get("diagnostics"), validation=found.get("validation", {}), best=self.best, **ending
         )
 
 

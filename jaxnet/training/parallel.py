@@ -51,7 +51,7 @@ def state_shardings(state: TrainState, mesh: Mesh, *, shard_parameters: bool = F
     A state that is too large for one device is made where it belongs:
 
         init = functools.partial(jaxnet.init_state, network, optimizer)
-        shardings = jaxnet.state_shardings(jax.eval_shape(init, key), mesh, shard_parameters=True)
+        shardings = jaxnet.training.state_shardings(jax.eval_shape(init, key), mesh, shard_parameters=True)
         state = jax.jit(init, out_shardings=shardings)(key)
 
     Args:

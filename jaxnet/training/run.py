@@ -22,10 +22,10 @@ from jaxnet.arguments import check_key, positive_integer_or_none
 from jaxnet.examples import as_pytree, dtype_of
 from jaxnet.layers import Layer, check_layer
 from jaxnet.losses import Loss, check_loss
-from jaxnet.training.nonfinite import OnNonfinite, check_on_nonfinite, own_watch
 from jaxnet.step import TrainState, init_state
 from jaxnet.training.checkpoint import Checkpoints
 from jaxnet.training.history import History, Measured, Recorder, TrainingError
+from jaxnet.training.nonfinite import OnNonfinite, check_on_nonfinite, own_watch
 from jaxnet.training.parallel import place_state
 from jaxnet.training.terminal import interruption, progress_bar
 
@@ -134,7 +134,7 @@ class Run:
                 "resume with the same number of examples and batch size"
             )
         self.state = self.carried(state)
-        self._recorder.extend(Measured(history.cost, None, history.validation, history.best))
+        self._recorder.extend(Measured(history.cost, None, history.validation or None, history.best))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -33,7 +33,10 @@ def save_parameters(path: str | os.PathLike[str], network: Layer, params: Any) -
     arrays = _named(params)
     found = {name: _form(array) for name, array in arrays.items()}
     _check_same(f"the parameters are not those of {network.name}", found, _expected(network))
-    content = library.numpy.save({name: np.asarray(array) for name, array in arrays.items()}, metadata={"network": json.dumps(layer_names(network))})
+    content = library.numpy.save(
+        {name: np.asarray(array) for name, array in arrays.items()},
+        metadata={"network": json.dumps(layer_names(network))},
+    )
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         partial.write_bytes(content)
@@ -55,7 +58,7 @@ def load_parameters(path: str | os.PathLike[str], network: Layer) -> Any:
     expected = _expected(network)
     try:
         with library.safe_open(path, framework="flax") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+            slices = {name: file.get_slice(name) for name in list(file.keys())}
             found = {name: f"{part.get_dtype()}{list(part.get_shape())}" for name, part in slices.items()}
             _check_same(f"{path} holds the parameters of another network than {network.name}", found, expected)
             arrays = [file.get_tensor(name) for name in expected]
@@ -83,7 +86,7 @@ def _form(array: Any) -> str:
     """The dtype and the shape of an array in the words of the format: F32[8, 4], BF16[3], I64[]."""
     dtype = jnp.result_type(array)
     kind = "BF" if dtype == jnp.bfloat16 else dtype.kind.upper()
-    return f"{'BOOL' if dtype == bool else f'{kind}{8 * dtype.itemsize}'}{list(jnp.shape(array))}"
+    return f"{'BOOL' if dtype.kind == 'b' else f'{kind}{8 * dtype.itemsize}'}{list(jnp.shape(array))}"
 
 
 def _named(params: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from jaxnet.training.history import History, Measured, TrainingError
 from jaxnet.training.nonfinite import OnNonfinite, all_finite, first_failure
 from jaxnet.training.parallel import on_mesh, place_batch
 from jaxnet.training.run import OnEpoch, Run, beginning
-from jaxnet.training.validation import Metric, checked_metrics, better, evaluate, unbeaten
+from jaxnet.training.validation import Metric, better, checked_metrics, evaluate, unbeaten
 
 # Steps that are dispatched before the host waits for the first of them.
 IN_FLIGHT = 4

@@ -138,8 +138,8 @@ def sweep(
 
     Returns:
         The final states, every leaf with the leading axes (n_optimizers, n_keys), and the history, all of whose arrays
-        have these axes before that of steps or epochs. After Ctrl-C, what was trained until then, all networks equally long; a second one raises
-        `KeyboardInterrupt`.
+        have these axes before that of steps or epochs. After Ctrl-C, what was trained until then, all networks equally
+        long; a second one raises `KeyboardInterrupt`.
 
     Raises:
         ValueError: for hyperparameters stacked with different lengths, optimizers in a list that differ in more than
@@ -156,8 +156,7 @@ def sweep(
     optimizers, n_optimizers = _stacked(optimizers)
     if keys is not None and state is not None:
         raise ValueError("give keys= for a fresh start, or state=, which goes on with the keys that it holds, not both")
-    keys = state.key[0] if state is not None else keys
-    _check_keys(keys)
+    keys = _checked_keys(keys if state is None else state.key[0])
     shape = (n_optimizers, len(keys))
     params = jax.eval_shape(network.init, keys[0])
     examples, judged = checked_data(network, loss, params, (x, y, sample_weight), validation, None, batch_size)
@@ -366,20 +365,19 @@ def _of_list(given: list[Any]) -> GradientTransformation:
     structures = {jax.tree.structure(optimizer) for optimizer in optimizers}
     if len(structures) > 1 or (len(optimizers) > 1 and not jax.tree.leaves(optimizers)):
         raise ValueError(
-            "optimizers in a list are trained by one program, and may differ in numbers alone: sweep those of each kind "
-            "by themselves; where the numbers are hidden in functions, as in Optax's, write "
+            "optimizers in a list are trained by one program, and may differ in numbers alone: sweep those of each "
+            "kind by themselves; where the numbers are hidden in functions, as in Optax's, write "
             "optimizer_of(optax.adam, learning_rate=rates)"
         )
     return jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *optimizers)
 
 
-def _check_keys(keys: Array) -> None:
-    """Raises unless the keys are a stack; keys of the old kind are pairs of integers."""
+def _checked_keys(keys: Any) -> Array:
+    """The keys, which must be a stack; keys of the old kind are pairs of integers."""
     expected = "keys must be a stack of keys, such as jax.random.split(key, 8)"
     if not isinstance(keys, Array):
         raise TypeError(f"{expected}, got {keys!r}")
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if keys.ndim != (1 if typed else 2) or len(keys) == 0:
         raise ValueError(f"{expected}, got shape {keys.shape}")
-
-
+    return keys

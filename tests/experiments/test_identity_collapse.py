@@ -27,7 +27,9 @@ def test_quick_run_holds_and_draws(quick_run):
 
 @pytest.mark.float64
 def test_affine_map_is_the_lectures_formula():
-    params = jaxnet.mlp((2, 3, 3, 2), jaxnet.identity, initializer=jaxnet.lecun_normal).init(jax.random.key(1))
+    params = jaxnet.mlp((2, 3, 3, 2), jaxnet.activations.identity, initializer=jaxnet.initializers.lecun_normal).init(
+        jax.random.key(1)
+    )
     (w1, b1), _, (w2, b2), _, (w3, b3) = [tuple(np.asarray(leaf) + 1 for leaf in layer) for layer in params]
     matrix, offset = identity_collapse.affine_map([(w1, b1), (), (w2, b2), (), (w3, b3)])
     np.testing.assert_allclose(matrix, w3 @ w2 @ w1, rtol=1e-14)

@@ -25,7 +25,7 @@ def test_quick_run_holds_and_draws(quick_run):
     assert len(initialization.plot(quick_run).axes) == 8
 
 
-@pytest.mark.parametrize(("activation", "share"), [(jaxnet.relu, 0.5), (jaxnet.identity, 1.0)])
+@pytest.mark.parametrize(("activation", "share"), [(jaxnet.relu, 0.5), (jaxnet.activations.identity, 1.0)])
 def test_theory_is_a_power_where_it_is_known(activation, share):
     z, delta = initialization.expected(activation, scale=3.0)
     layers = np.arange(initialization.DEPTH)
@@ -36,7 +36,7 @@ def test_theory_is_a_power_where_it_is_known(activation, share):
 def test_measured_variances_are_those_of_an_explicit_loop():
     key = jax.random.split(jax.random.key(1), 1)
     with jax.enable_x64(True):
-        params = jax.vmap(initialization.deep(jaxnet.tanh, jaxnet.he_normal).init)(key)
+        params = jax.vmap(initialization.deep(jaxnet.tanh, jaxnet.initializers.he_normal).init)(key)
         z, delta = jax.device_get(initialization.mean_squares(jaxnet.tanh, params, key))
         x_key, delta_key = jax.random.split(jax.random.fold_in(key[0], 1))
         shape = (initialization.EXAMPLES, initialization.WIDTH)
@@ -56,7 +56,7 @@ def test_measured_variances_are_those_of_an_explicit_loop():
 
 
 def test_a_scheme_under_another_name_turns_the_verdict():
-    swapped = initialization.SCHEMES | {"He": jaxnet.lecun_normal}
+    swapped = initialization.SCHEMES | {"He": jaxnet.initializers.lecun_normal}
     broken = initialization.judge(initialization.signals(OPTIONS, steps, schemes=swapped))
     wrong = {m.name for m in broken if m.holds is False}
     assert any("against theory" in name for name in wrong)

@@ -49,7 +49,7 @@ def broken(name, loss):
 
 
 def test_a_range_that_misses_targets_turns_the_verdict():
-    within, near, _ = broken("reward of an action", jaxnet.squared_error_through(jaxnet.sigmoid))
+    within, near, _ = broken("reward of an action", jaxnet.losses.squared_error_through(jaxnet.sigmoid))
     assert within
     assert not near
 

@@ -11,17 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnet import (
+from jaxnet import binary_cross_entropy, relu, softmax_cross_entropy
+from jaxnet.activations import (
     Activation,
-    Dense,
-    Loss,
-    binary_cross_entropy,
     gelu_tanh,
     identity,
     leaky_relu,
-    relu,
-    softmax_cross_entropy,
 )
+from jaxnet.layers import Dense
+from jaxnet.losses import Loss
 
 UNITS = 8  # of rounding, in one activation or derivative
 STEEPEST = 1.2  # no activation has a larger |g'| or |g''|

@@ -6,7 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 
-from jaxnet import elu, gelu, gelu_tanh, identity, leaky_relu, relu, sigmoid, silu, softplus, tanh
+from jaxnet import (
+    gelu,
+    relu,
+    sigmoid,
+    tanh,
+)
+from jaxnet.activations import (
+    elu,
+    gelu_tanh,
+    identity,
+    leaky_relu,
+    silu,
+    softplus,
+)
 from tests.fuzz.rounding import format_of, slope_rounding
 from tests.fuzz.values import arrays, untouched
 

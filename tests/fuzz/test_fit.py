@@ -18,13 +18,13 @@ from jaxnet import (
     gradient_descent,
     init_state,
     mlp,
-    nesterov,
     relu,
     softmax_cross_entropy,
     squared_error,
     tanh,
-    train_step,
 )
+from jaxnet.optimizers import nesterov
+from jaxnet.training import train_step
 from tests.fuzz.values import DOCUMENTED, arrays, untouched
 
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -17,10 +17,9 @@ from jaxnet import (
     relu,
     softmax_cross_entropy,
     squared_error,
-    squared_error_through,
     tanh,
-    textbook_cross_entropy,
 )
+from jaxnet.losses import squared_error_through, textbook_cross_entropy
 from tests.fuzz.values import DOCUMENTED, arrays, untouched
 
 LOSSES = [

@@ -12,27 +12,28 @@ import pytest
 from hypothesis import event, given
 
 from jaxnet import (
-    Dense,
     binary_cross_entropy,
     cost,
     cost_and_gradient,
-    elu,
     gelu,
+    mlp,
+    relu,
+    sigmoid,
+    softmax_cross_entropy,
+    squared_error,
+    tanh,
+)
+from jaxnet.activations import (
+    elu,
     gelu_tanh,
     identity,
     leaky_relu,
-    mlp,
-    per_example_gradient_norms,
-    per_example_gradients,
-    relu,
-    sigmoid,
     silu,
-    softmax_cross_entropy,
     softplus,
-    squared_error,
-    squared_error_through,
-    tanh,
 )
+from jaxnet.layers import Dense
+from jaxnet.losses import squared_error_through
+from jaxnet.readings import per_example_gradient_norms, per_example_gradients
 from tests.fuzz.rounding import format_of, gradient_errors
 from tests.fuzz.values import arrays, untouched
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from jaxnet import fit_standardization, flatten_images, minibatches, standardize
+from jaxnet import fit_standardization, standardize
+from jaxnet.preprocessing import flatten_images, minibatches
 from tests.fuzz.values import DOCUMENTED, arrays, untouched
 
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -12,8 +12,6 @@ from jaxnet import (
     dense,
     elementwise,
     gelu,
-    leaky_relu,
-    map_layers,
     mlp,
     relu,
     repeat,
@@ -21,10 +19,11 @@ from jaxnet import (
     sigmoid,
     softmax_cross_entropy,
     squared_error,
-    squared_error_through,
     tanh,
 )
-from jaxnet.layers import Composite
+from jaxnet.activations import leaky_relu
+from jaxnet.layers import Composite, map_layers
+from jaxnet.losses import squared_error_through
 from jaxnet.verify import verify_layer, verify_network
 from tests.changed import Changed, Written
 from tests.verify.rules import first, normal

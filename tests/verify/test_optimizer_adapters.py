@@ -19,7 +19,7 @@ from tests.verify.rules import normal
 
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
 DESCENT = jaxnet.gradient_descent(0.1)
-HEAVY_BALL = jaxnet.heavy_ball(0.1, 0.5)
+HEAVY_BALL = jaxnet.optimizers.heavy_ball(0.1, 0.5)
 
 
 def optimizer_of(init: Any, update: Any):
@@ -82,19 +82,24 @@ def test_from_torch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch_verdict(lambda tensors: torch.optim.Adam(tensors, lr=0.01), jaxnet.adam(0.01)).raise_if_failed()
     decayed = torch_verdict(
-        lambda tensors: torch.optim.AdamW(tensors, lr=0.01, weight_decay=0.1), jaxnet.adamw(0.01, weight_decay=0.1)
+        lambda tensors: torch.optim.AdamW(tensors, lr=0.01, weight_decay=0.1),
+        jaxnet.optimizers.adamw(0.01, weight_decay=0.1),
     )
     decayed.raise_if_failed()
     coupled = torch_verdict(
-        lambda tensors: torch.optim.Adam(tensors, lr=0.01, weight_decay=0.1), jaxnet.adamw(0.01, weight_decay=0.1)
+        lambda tensors: torch.optim.Adam(tensors, lr=0.01, weight_decay=0.1),
+        jaxnet.optimizers.adamw(0.01, weight_decay=0.1),
     )
     assert coupled.findings[0].kind == "convention"
     assert "coupled" in coupled.findings[0].explanation
     outside = torch_verdict(
-        lambda tensors: torch.optim.RMSprop(tensors, lr=0.01, alpha=0.9), jaxnet.rmsprop(0.01, eps_in_sqrt=False)
+        lambda tensors: torch.optim.RMSprop(tensors, lr=0.01, alpha=0.9),
+        jaxnet.optimizers.rmsprop(0.01, eps_in_sqrt=False),
     )
     outside.raise_if_failed()
-    inside = torch_verdict(lambda tensors: torch.optim.RMSprop(tensors, lr=0.01, alpha=0.9), jaxnet.rmsprop(0.01))
+    inside = torch_verdict(
+        lambda tensors: torch.optim.RMSprop(tensors, lr=0.01, alpha=0.9), jaxnet.optimizers.rmsprop(0.01)
+    )
     assert "ε is outside the square root" in inside.findings[0].explanation
 
 

@@ -71,7 +71,7 @@ def test_a_narrow_number_in_the_state_hides_nothing(dtype):
         (optax.sgd(0.009), optax.sgd(0.01)),
         (optax.adam(0.011), optax.adam(0.01)),
         (optax.adam(0.01, b1=0.88), optax.adam(0.01)),
-        (jaxnet.lion(0.011), optax.lion(0.01)),
+        (jaxnet.optimizers.lion(0.011), optax.lion(0.01)),
     ],
     ids=["sgd above", "sgd below", "adam", "b1", "lion"],
 )
@@ -91,8 +91,8 @@ def test_moments_of_another_dtype_than_the_references_pass(dtype):
 @pytest.mark.parametrize("seed", range(6))
 def test_a_sign_that_is_about_to_change_is_rounding(seed):
     key = jax.random.key(seed)
-    verdict(jaxnet.lion(0.01), optax.lion(0.01), HALVES["bfloat16"], key, steps=128).raise_if_failed()
-    verdict(jaxnet.lion(0.01), optax.lion(0.01), HALVES["bfloat16"], key, native=True).raise_if_failed()
+    verdict(jaxnet.optimizers.lion(0.01), optax.lion(0.01), HALVES["bfloat16"], key, steps=128).raise_if_failed()
+    verdict(jaxnet.optimizers.lion(0.01), optax.lion(0.01), HALVES["bfloat16"], key, native=True).raise_if_failed()
 
 
 def products(dtype):

@@ -15,7 +15,7 @@ from jaxnet.verify.optimizers import comparison
 from tests.verify.rules import normal
 
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
-REFERENCE = jaxnet.heavy_ball(0.01)
+REFERENCE = jaxnet.optimizers.heavy_ball(0.01)
 KEY = jax.random.key(5)
 
 
@@ -247,7 +247,7 @@ def test_candidate_that_raises_is_a_finding():
 
 
 def test_candidate_that_cannot_be_built_is_a_finding():
-    (finding,) = verified(lambda learning_rate, more: REFERENCE, jaxnet.heavy_ball).findings
+    (finding,) = verified(lambda learning_rate, more: REFERENCE, jaxnet.optimizers.heavy_ball).findings
     assert finding.kind == "unknown"
     assert "the candidate cannot be built: it raises TypeError" in finding.explanation
     assert "'more'" in finding.explanation
@@ -292,7 +292,7 @@ def test_bad_input_raises(name):
 
 
 def test_factories_are_compared_at_two_settings():
-    report = verified(jaxnet.heavy_ball, jaxnet.heavy_ball)
+    report = verified(jaxnet.optimizers.heavy_ball, jaxnet.optimizers.heavy_ball)
     report.raise_if_failed()
     assert report.subject == "optimizer heavy_ball"
     assert report.conditions["compared at"] == "learning rate 0.013; changing learning rate, momentum=0.7"
@@ -300,9 +300,9 @@ def test_factories_are_compared_at_two_settings():
 
 def test_number_that_one_setting_hides_is_found():
     def deaf(learning_rate: Any, momentum: float = 0.9):
-        return jaxnet.heavy_ball(learning_rate, 0.9)
+        return jaxnet.optimizers.heavy_ball(learning_rate, 0.9)
 
-    finding = verified(deaf, jaxnet.heavy_ball).findings[0]
+    finding = verified(deaf, jaxnet.optimizers.heavy_ball).findings[0]
     assert finding.kind == "value"
     assert "changing learning rate, momentum=0.7" in finding.where
 
