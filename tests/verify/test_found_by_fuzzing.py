@@ -268,3 +268,16 @@ def test_what_float64_leaves_of_terms_that_cancel_is_no_kink(seed, options):
     assert report, str(report)
     wrong = verify_vjp(function, autodiff(function, 1.5), zeros, x, key=jax.random.key(seed), **options)
     assert not wrong
+
+
+def test_gradient_that_is_lost_to_zeros_beside_a_loop_that_cannot_be_reversed(key):
+    def function(x):
+        a = jnp.tanh(x.astype("bfloat16")).astype("float32")  # 1 where x is large
+        looped = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, 0.4 * jnp.cos(s[1]) + a), (0, a))[1]
+        return looped, a
+
+    def backward(args, ct):
+        rows = jax.jacfwd(function)(*args)
+        return (sum((c * jacobian.T).sum(-1) for jacobian, c in zip(rows, ct, strict=True)),)
+
+    verify_vjp(function, backward, jnp.asarray([9.0, 10.0, 11.0], "float32"), key=key)

@@ -149,7 +149,7 @@ def _precision(worst: Comparison, leaf: int, path: str, bad: Floats, dtype: Any)
 def _flushed(hearing: Hearing, own: list[Comparison]) -> list[Finding | None]:
     """A derivative of 2e-9 that comes out as 0 is lost, even if autodiff's is lost, too, unless sums cancel in it."""
     given = next((c for c in own if c.place.name == "given"), None)
-    if given is None:
+    if given is None or hearing.trial.function.mode != "reverse":  # what cancels is told by the backward program
         return []
     candidates = [_zeros(given, i, leaf) for i, leaf in enumerate(hearing.trial.case.differentiated)]
     if not any(mask.any() for mask in candidates):
