@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from optax import GradientTransformation, apply_updates
 
 from jaxnet.layers import Layer
@@ -26,6 +27,14 @@ class TrainState(NamedTuple):
     opt_state: Any
     key: Array
     step: Array
+
+    def __repr__(self) -> str:
+        """The finished steps, and what is trained."""
+        leaves = [leaf for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "dtype")]
+        dtypes = "/".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
+        known = isinstance(self.step, Array) and not isinstance(self.step, Tracer) and self.step.ndim == 0
+        where = f"step {int(self.step)}, " if known else ""
+        return f"TrainState({where}{sum(leaf.size for leaf in leaves):,} parameters in {dtypes or 'no array'})"
 
 
 def init_state(network: Layer, optimizer: GradientTransformation, key: Array) -> TrainState:

@@ -224,3 +224,92 @@ def test_examples_that_came_unplaced_are_shared_all_the_same(mesh, batch):
     program = str(jax.jit(step).lower(state, *batch).compile().as_text())
     assert f"f64[{BATCH_SIZE // 8},11]" in program
     assert f"f64[{BATCH_SIZE},11]" not in program
+
+
+# The fronts ---------------------------------------------------------------------------------------------------------
+
+
+def data():
+    """100 examples: batches of 24 leave a rest of 4, which the devices cannot share."""
+    x = np.random.default_rng(4).standard_normal((100, 6))
+    return x, (x[:, :2] > 0).sum(-1)
+
+
+def fit(**options):
+    chosen: dict[str, Any] = {"key": jax.random.key(2), "batch_size": 24, "epochs": 4} | options
+    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, *data(), **chosen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"observe_every": 3, "sample_weight": np.linspace(0, 1, 100)},
+        {"validation": data(), "on_epoch": lambda state, history: None},
+        {"batch_size": None, "sample_weight": None},
+    ],
+    ids=["plain", "observed, weighted", "validated", "all at once"],
+)
+def test_fit_is_that_of_one_device(options, mesh):
+    if options.get("batch_size", 24) is None:
+        with pytest.raises(ValueError, match="8 devices cannot share 100 examples"):
+            fit(**options, mesh=mesh)
+        return
+    state, history = fit(**options, mesh=mesh)
+    expected, alone = fit(**options)
+    assert all(leaf.sharding.device_set == set(jax.devices()) for leaf in jax.tree.leaves(state.params))
+    assert_close(state.params, expected.params, 1e-12)
+    assert_close(history.cost, alone.cost, 1e-12)
+    assert_close(dict(history.validation), dict(alone.validation), 1e-12)
+    for got, number in zip(history.diagnostics or (), alone.diagnostics or (), strict=True):
+        np.testing.assert_allclose(got, number, rtol=1e-9)
+
+
+def test_each_device_computes_its_share(mesh):
+    """In the program of one device, the first product has 3 rows of the batch's 24."""
+    from importlib import import_module
+
+    from jaxnet.examples import Examples
+    from jaxnet.training.epochs import Task
+    from jaxnet.training.parallel import place_examples
+
+    run_epochs = import_module("jaxnet.training.fit")._run_epochs
+    examples = place_examples(Examples(*map(jnp.asarray, data())), mesh)
+    state = jaxnet.place_state(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(0)), mesh)
+    text = run_epochs.lower(Task(NETWORK, LOSS, 24, 1, mesh=mesh), OPTIMIZER, state, examples, 1).compile().as_text()
+    assert re.search(r"f64\[3,16\]\S* dot\(", text)
+    assert "all-reduce" in text
+
+
+def test_fit_resumes_bit_for_bit(tmp_path, mesh):
+    whole = fit(mesh=mesh)
+    fit(mesh=mesh, epochs=2, checkpoint=tmp_path)
+    resumed = fit(mesh=mesh, checkpoint=tmp_path)
+    for one, other in zip(
+        *(jax.tree.leaves((s.params, s.opt_state, h.cost)) for s, h in (whole, resumed)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_fit_batches_is_that_of_one_device(mesh):
+    streams: Any = [
+        jaxnet.fit_batches(NETWORK, LOSS, OPTIMIZER, batches()[:20], key=jax.random.key(2), mesh=m)
+        for m in (mesh, None)
+    ]
+    assert_close(streams[0][0].params, streams[1][0].params, 1e-12)
+    assert_close(streams[0][1].cost, streams[1][1].cost, 1e-12)
+
+
+def test_sweep_is_that_of_one_device(mesh):
+    optimizers, keys = jax.vmap(jaxnet.adam)(jnp.geomspace(1e-3, 1e-1, 3)), jax.random.split(jax.random.key(0), 4)
+    options: Any = {"keys": keys, "batch_size": 24, "epochs": 3, "chunk": 2, "validation": data()}
+    state, history = jaxnet.sweep(NETWORK, LOSS, optimizers, *data(), **options, mesh=mesh)
+    expected, alone = jaxnet.sweep(NETWORK, LOSS, optimizers, *data(), **options)
+    assert_close(state.params, expected.params, 1e-12)
+    assert_close(history.cost, alone.cost, 1e-12)
+    assert_close(history.validation["cost"], alone.validation["cost"], 1e-12)
+
+
+def test_batches_that_devices_cannot_share_are_refused(mesh):
+    with pytest.raises(ValueError, match="8 devices cannot share batches of 20 evenly: take a multiple"):
+        fit(batch_size=20, mesh=mesh)

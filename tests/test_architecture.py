@@ -13,6 +13,7 @@ import jaxnet
 PACKAGE = Path(__file__).parent.parent / "jaxnet"
 ORDER = [
     "arguments",
+    "page",
     "activations",
     "initializers",
     "losses",

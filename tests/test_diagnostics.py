@@ -375,3 +375,12 @@ def test_seeds_are_observed_under_vmap(data):
 def test_fit_refuses_to_observe_every_no_step(data, every, error, message):
     with pytest.raises(error, match=message):
         train(data, observe_every=every)
+
+
+def test_a_page_shows_the_newest_row(data):
+    _, history = train(data, observe_every=5)
+    shown = watched(history)._repr_html_()
+    assert f"step 10, cost {watched(history).cost[-1]:.4g}" in shown
+    assert shown.count("<tr>") == 1 + 3
+    assert f"<td>{watched(history).gradient_norm[-1, 2]:.3g}</td>" in shown
+    assert "step 0" in jax.tree.map(lambda rows: rows[0], watched(history))._repr_html_()

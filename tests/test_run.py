@@ -297,3 +297,12 @@ def test_an_empty_history_is_shown():
     assert repr(jn.training.History(np.zeros(0))) == "History(0 steps)"
     jn.training.History(np.zeros(0)).plot()
     assert "2 × 3 networks" in repr(jn.training.History(np.zeros((2, 3, 8))))
+
+
+def test_a_state_is_shown_in_a_line():
+    state, shown = jn.init_state(jn.mlp((4, 6, 3), dtype=jnp.float32), OPTIMIZER, KEY), []
+    assert repr(state) == "TrainState(step 0, 51 parameters in float32)"
+    assert repr(jax.eval_shape(lambda: state)) == "TrainState(51 parameters in float32)"
+    assert repr(state._replace(params=())) == "TrainState(step 0, 0 parameters in no array)"
+    jax.eval_shape(lambda state: shown.append(repr(state)), state)
+    assert shown == ["TrainState(51 parameters in float32)"]

@@ -18,6 +18,7 @@ from optax import GradientTransformation
 from jaxnet.layers import Composite, Layer, Reading, map_layers, run
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
+from jaxnet.page import page
 from jaxnet.step import TrainState, descend, step_key
 
 # A unit is saturated by an example where the slope |g'(z)| is below this share of the largest that g has anywhere.
@@ -57,6 +58,16 @@ class Diagnostics(NamedTuple):
     def update_ratio(self) -> Float[Array | np.ndarray, "... L"]:
         """‖update‖/‖params‖: how far one step moves a layer, relative to where it is."""
         return self.update_norm / self.parameter_norm
+
+    def _repr_html_(self) -> str:
+        """The newest row for a notebook, a line for each layer."""
+        quantities = self._fields[2:]
+        if np.ndim(self.step) > 1 or not np.size(self.step):
+            return page(f"Diagnostics of shape {np.shape(self.step)}", [quantities])
+        newest = [np.atleast_2d(getattr(self, name))[-1] for name in quantities]
+        rows = [(f"[{i}]", *(f"{value:.3g}" for value in row)) for i, row in enumerate(zip(*newest, strict=True))]
+        headline = f"step {np.ravel(self.step)[-1]}, cost {np.ravel(self.cost)[-1]:.4g}"
+        return page(headline, [("layer", *(name.replace("_", " ") for name in quantities)), *rows])
 
 
 class _Observed(NamedTuple):

@@ -111,6 +111,8 @@ def fit_batches(
     stream = _Stream(network, loss, optimizer, mesh, deque())
     epoch = _Epoch(network, loss, begun, validation, metrics, on_epoch, steps_per_epoch)
     unreadable = None
+    # Simulated devices share few threads, and steps in flight may starve each other.
+    in_flight = 0 if mesh is not None and mesh.devices.flat[0].platform == "cpu" else IN_FLIGHT
     with Run(
         network=network,
         state=begun,
@@ -133,7 +135,7 @@ def fit_batches(
                     unreadable = error
                     break
                 newest = stream.dispatch(newest, batch)
-                stream.settle(run, epoch, IN_FLIGHT)
+                stream.settle(run, epoch, in_flight)
         number = run.done + len(stream.flying)
         stream.settle(run, epoch, 0)
     if run.nonfinite is None and unreadable is not None:
@@ -198,7 +200,10 @@ class _Stream:
         x, y, *weight = batch
         x, y = checked_examples(self.network, self.loss, params, x, y)
         examples = Examples(x, y, *(checked_weight(w, y, dtype_of(params)) for w in weight))
-        return examples if self.mesh is None else Examples(*place_batch(examples[0], examples[1], self.mesh))
+        if self.mesh is None:
+            return examples
+        (x, weight), y = place_batch((examples.x, examples.weight), examples.y, self.mesh)
+        return Examples(x, y, weight)
 
     def dispatch(self, state: TrainState, batch: Examples) -> TrainState:
         """Begins a step; its state is a promise until it is computed."""

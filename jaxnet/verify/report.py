@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jaxnet.page import page
+
 Kind = str  # a word for a sort of mistake; each check and each hypothesis declares its own
 
 
@@ -75,19 +77,21 @@ class Report:
 
     def __str__(self) -> str:
         """The table in plain text."""
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [self._headline(), ""]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         if self.findings:
-            rows = [COLUMNS, *map(_row, self.findings)]
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
             lines.insert(3, "  ".join("-" * width for width in widths))
             lines += ["", *(f"{_place(finding)}: {finding.explanation}" for finding in self.findings)]
-        else:
-            rows = [("leaf", "largest error, in units of rounding"), *_leaf_rows(self.leaves)]
-            width = max(len(row[0]) for row in rows)
-            lines += [f"{leaf.ljust(width)}  {units}" for leaf, units in rows]
         lines += ["", *(f"note: {note}" for note in self.notes), self._conditions()]
         return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        explained = [f"{_place(finding)}: {finding.explanation}" for finding in self.findings]
+        notes = [f"note: {note}" for note in self.notes]
+        return page(self._headline(), self._rows(), [*explained, *notes, self._conditions()])
 
     def __rich__(self) -> Any:
         """The table that Rich prints."""
@@ -96,19 +100,13 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        parts: list[Any] = [Text(self._headline(), style="bold green" if self.passed else "bold red")]
-        if self.findings:
-            table = Table(*COLUMNS, box=SIMPLE_HEAD)
-            for finding in self.findings:
-                table.add_row(*map(Text, _row(finding)))
-            parts.append(table)
-            for finding in self.findings:
-                parts.append(Text.assemble((_place(finding), "bold"), ": ", finding.explanation))
-        else:
-            table = Table("leaf", "largest error, in units of rounding", box=SIMPLE_HEAD)
-            for row in _leaf_rows(self.leaves):
-                table.add_row(*map(Text, row))
-            parts.append(table)
+        header, *rows = self._rows()
+        table = Table(*header, box=SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        parts: list[Any] = [Text(self._headline(), style="bold green" if self.passed else "bold red"), table]
+        for finding in self.findings:
+            parts.append(Text.assemble((_place(finding), "bold"), ": ", finding.explanation))
         parts += [Text(f"note: {note}", style="yellow") for note in self.notes]
         parts.append(Text(self._conditions(), style="dim"))
         return Group(*parts)
@@ -135,6 +133,13 @@ class Report:
             return f"PASSED: {self.subject}"
         return f"FAILED: {self.subject}, {len(self.findings)} finding{'s' * (len(self.findings) > 1)}"
 
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The table, its header first."""
+        if self.findings:
+            return [COLUMNS, *map(_row, self.findings)]
+        units = [(path or "gradient", f"{number:.2g}") for path, number in self.leaves.items()]
+        return [("leaf", "largest error, in units of rounding"), *units]
+
     def _conditions(self) -> str:
         return "; ".join(f"{name} {value}" for name, value in self.conditions.items())
 
@@ -152,10 +157,6 @@ def _row(finding: Finding) -> tuple[str, ...]:
     shown = ("" if math.isnan(n) and finding.index is None else f"{n:.6g}" for n in numbers[:2])
     ratios = ("" if math.isnan(n) else f"{n:.1e}" for n in numbers[2:])
     return _place(finding), finding.kind, index, *shown, *ratios, finding.where
-
-
-def _leaf_rows(leaves: dict[str, float]) -> list[tuple[str, str]]:
-    return [(path or "gradient", f"{units:.2g}") for path, units in leaves.items()]
 
 
 def _plain(value: Any) -> Any:

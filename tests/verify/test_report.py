@@ -1,5 +1,6 @@
 """What a report says, to people and to programs."""
 
+import html
 import io
 import json
 
@@ -107,3 +108,15 @@ def test_notes_are_in_the_table():
     report = Report("a", notes=("a convention",))
     assert "note: a convention" in str(report)
     assert "note: a convention" in rich_text(report)
+
+
+def test_page_holds_what_the_text_holds():
+    for report in (
+        Report("f < g", (), {"[0]": 3.0}, ("a & b",)),
+        Report("f", (Finding("[0]", "scale", "twice < it"),)),
+    ):
+        shown = report._repr_html_()
+        for text in (*(cell for row in report._rows() for cell in row), *report.notes):
+            assert html.escape(text, quote=False) in shown
+        assert str(report).splitlines()[0] in html.unescape(shown)
+        assert shown.count("<tr>") == 2
