@@ -39,15 +39,30 @@ class Activation(NamedTuple):
         return self.name
 
 
+def _sigmoid(z: Array) -> Array:
+    """1/(1 + e^-z). A function of this module, as one that JAX has compiled does not pickle; so are the next two."""
+    return jax.nn.sigmoid(z)
+
+
 def _sigmoid_derivative(z: Array) -> Array:
     """a(1 - a) = σ(z) σ(-z) = e/(1 + e)² with e = exp(-|z|), which neither overflows nor rounds a tail away."""
     e = jnp.exp(-jnp.abs(z))
     return e / (1 + e) ** 2
 
 
+def _tanh(z: Array) -> Array:
+    """(e^z - e^-z)/(e^z + e^-z)."""
+    return jnp.tanh(z)
+
+
 def _tanh_derivative(z: Array) -> Array:
     """1 - a² = (1 - a)(1 + a) = 4 σ(-2z) σ(2z), since tanh(z) = 2σ(2z) - 1."""
     return 4 * _sigmoid_derivative(2 * z)
+
+
+def _relu(z: Array) -> Array:
+    """max(z, 0)."""
+    return jax.nn.relu(z)
 
 
 def _relu_derivative(a: Array) -> Array:
@@ -120,9 +135,9 @@ def _gelu_tanh_derivative(z: Array) -> Array:
     return jax.nn.sigmoid(u) + z * _sigmoid_derivative(u) * slope
 
 
-sigmoid = Activation("sigmoid", jax.nn.sigmoid, _sigmoid_derivative, "input")
-tanh = Activation("tanh", jnp.tanh, _tanh_derivative, "input")
-relu = Activation("relu", jax.nn.relu, _relu_derivative, "output")
+sigmoid = Activation("sigmoid", _sigmoid, _sigmoid_derivative, "input")
+tanh = Activation("tanh", _tanh, _tanh_derivative, "input")
+relu = Activation("relu", _relu, _relu_derivative, "output")
 identity = Activation("identity", _identity, _identity_derivative, "output")
 softplus = Activation("softplus", _softplus, _softplus_derivative, "output")
 silu = Activation("silu", _silu, _silu_derivative, "input")

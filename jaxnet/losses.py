@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxnet.activations import Activation, relu, softplus
+from jaxnet.activations import Activation, relu, sigmoid, softplus
 from jaxnet.arguments import check_instance
 
 Outputs = Array | jax.ShapeDtypeStruct  # targets are held against the shape and dtype of z alone
@@ -107,7 +107,7 @@ def _binary_cross_entropy_gradient(z: Array, y: ArrayLike) -> Array:
 
 
 binary_cross_entropy = Loss(
-    "binary_cross_entropy", _binary_cross_entropy, _binary_cross_entropy_gradient, jax.nn.sigmoid, _probabilities
+    "binary_cross_entropy", _binary_cross_entropy, _binary_cross_entropy_gradient, sigmoid.value, _probabilities
 )
 
 

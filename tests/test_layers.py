@@ -12,43 +12,27 @@ from jaxnet import (
     concatenate,
     dense,
     elementwise,
-    gelu,
     relu,
     repeat,
     residual,
     serial,
-    sigmoid,
     tanh,
 )
-from jaxnet.activations import (
-    elu,
-    elu_with,
-    gelu_tanh,
-    identity,
-    leaky_relu,
-    leaky_relu_with,
-    silu,
-    softplus,
-)
+from jaxnet.activations import ALL as ACTIVATIONS
 from jaxnet.initializers import constant, he_normal, lecun_normal
+from jaxnet.layers import ALL as LAYERS
 from jaxnet.layers import map_layers
 from tests.changed import Changed
 from tests.compare import WIDEST, assert_close, random_like
 
-ACTIVATIONS = [sigmoid, tanh, relu, identity, leaky_relu, softplus, silu, gelu, gelu_tanh, elu]
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 
 def networks(dtype):
     hidden = serial(dense(4, 4, dtype=dtype), elementwise(tanh))
-    return {
-        "dense": dense(4, 3, dtype=dtype),
-        "serial": serial(dense(4, 6, dtype=dtype), elementwise(sigmoid), dense(6, 4, dtype=dtype), elementwise(relu)),
-        "repeat": repeat(hidden, 5),
-        "residual": serial(residual(hidden), dense(4, 4, dtype=dtype)),
-        "concatenate": concatenate(hidden, elementwise(tanh), dense(4, 2, dtype=dtype)),
-        "nested": serial(repeat(serial(elementwise(tanh), repeat(hidden, 2)), 3), serial(), dense(4, 1, dtype=dtype)),
-    } | {activation.name: elementwise(activation) for activation in ACTIVATIONS}
+    nested = serial(repeat(serial(elementwise(tanh), repeat(hidden, 2)), 3), serial(), dense(4, 1, dtype=dtype))
+    activations = {activation.name: elementwise(activation) for activation in ACTIVATIONS}
+    return {name: sample.make(dtype) for name, sample in LAYERS.items()} | {"nested": nested} | activations
 
 
 def at_a_point(layer, dtype, batch, seed=0):

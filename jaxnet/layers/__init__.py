@@ -5,12 +5,15 @@ from jaxnet.layers.contract import abstract_passes
 from jaxnet.layers.dense import Dense, dense
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
+from jaxnet.layers.table import ALL, Sample
 
 __all__ = [
+    "ALL",
     "Composite",
     "Dense",
     "Layer",
     "Reading",
+    "Sample",
     "abstract_passes",
     "check_layer",
     "concatenate",

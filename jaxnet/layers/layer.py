@@ -74,7 +74,7 @@ class Layer(ABC):
             raise ValueError(f"{self.name} couples the examples of a batch: there is no gradient of one example alone")
         _, gradients = jax.vmap(self.backward, in_axes=(None, 0, 0))(params, cache, grad_outputs)
         squares = [jnp.square(leaf).reshape(len(leaf), -1).sum(1) for leaf in jax.tree.leaves(gradients)]
-        return reduce(jnp.add, squares)
+        return reduce(jnp.add, squares, _zero_for_each(grad_outputs))
 
     def slope(self, cache: Any) -> Array | None:
         """g'(z) of a layer without parameters that acts element by element, from its cache; None of any other."""
@@ -196,6 +196,14 @@ class Composite(Layer):
         """Whether a part does."""
         return any(part.couples_examples for part in self.parts)
 
+    def squared_norms(self, params: Any, cache: Any, grad_outputs: Any) -> Array:
+        """Those of all parts together."""
+        with_norms = map_layers(SquaredNorms, self)
+        _, squares = with_norms.backward(params, cache, grad_outputs)
+        zero = _zero_for_each(grad_outputs)
+        # `repeat` stacks its layers on a leading axis, so the examples are the last one.
+        return reduce(jnp.add, (square.reshape(-1, len(zero)).sum(0) for square in jax.tree.leaves(squares)), zero)
+
     def at_inference(self) -> Layer:
         """Of every part."""
         return self.with_parts(tuple(part.at_inference() for part in self.parts))
@@ -264,3 +272,21 @@ class Reading(Layer):
     def without_init(self) -> Layer:
         """Of the layer."""
         return replace(self, layer=self.layer.without_init())
+
+
+@dataclass(frozen=True, repr=False)
+class SquaredNorms(Reading):
+    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum."""
+
+    def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, Any]:
+        """∂L/∂inputs, and what the leaf says of its norms."""
+        grad_inputs, gradient = self.layer.backward(params, cache, grad_outputs)
+        if not jax.tree.leaves(params):
+            return grad_inputs, gradient
+        return grad_inputs, self.layer.squared_norms(params, cache, grad_outputs)
+
+
+def _zero_for_each(grad_outputs: Any) -> Array:
+    """A zero for each example."""
+    delta = jax.tree.leaves(grad_outputs)[0]
+    return jnp.zeros(len(delta), delta.dtype)

@@ -25,7 +25,13 @@ from jaxnet.optimizers.lion import LionState, lion
 from jaxnet.optimizers.own import optimizer_of
 from jaxnet.optimizers.rmsprop import AdagradState, RmspropState, adagrad, rmsprop
 
+# Every rule, as the tests cross it with all that an optimizer must do: a new one enters here, and is proved.
+ALL = (
+    gradient_descent, momentum, heavy_ball, nesterov, adagrad, rmsprop, adam, adamw, nadam, amsgrad, adamax, lion,
+)  # fmt: skip
+
 __all__ = [
+    "ALL",
     "AdagradState",
     "AdamState",
     "AmsgradState",

@@ -85,18 +85,6 @@ def per_example_gradients(network: Layer, loss: Loss) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class _SquaredNorms(Reading):
-    """The leaf whose backward returns ‖∂L(i)/∂params‖² for each example i instead of the gradient's sum."""
-
-    def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, Any]:
-        """∂L/∂inputs, and what the leaf says of its norms."""
-        grad_inputs, gradient = self.layer.backward(params, cache, grad_outputs)
-        if not jax.tree.leaves(params):
-            return grad_inputs, gradient
-        return grad_inputs, self.layer.squared_norms(params, cache, grad_outputs)
-
-
-@dataclass(frozen=True)
 class _PerExampleGradientNorms:
     """(params, x, y) -> ‖∂L(i)/∂params‖."""
 
@@ -105,12 +93,8 @@ class _PerExampleGradientNorms:
 
     def __call__(self, params: Any, x: Any, y: ArrayLike, *, key: Array | None = None) -> Array:
         y = _checked_targets(self.network, self.loss, params, x, y)
-        with_norms = map_layers(_SquaredNorms, self.network)
-        outputs, cache = run(with_norms, params, x, key)
-        _, squares = with_norms.backward(params, cache, _mean_gradient(self.loss, outputs, y))
-        # `repeat` stacks its layers on a leading axis, so the examples are the last one.
-        by_leaf = (square.reshape(-1, count(x)).sum(0) for square in jax.tree.leaves(squares))
-        return jnp.sqrt(sum(by_leaf, jnp.zeros(count(x), outputs.dtype)))
+        outputs, cache = run(self.network, params, x, key)
+        return jnp.sqrt(self.network.squared_norms(params, cache, _mean_gradient(self.loss, outputs, y)))
 
 
 def per_example_gradient_norms(network: Layer, loss: Loss) -> Callable[..., Array]:
