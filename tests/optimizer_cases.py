@@ -78,6 +78,52 @@ CASES = {
 }
 
 
+def equations(name, gradients, theta):
+    """Each rule as its paper writes it, one number at a time in NumPy float64."""
+    m = v = s = 0.0
+    for t, g in enumerate(gradients, start=1):
+        if name == "gradient_descent":
+            yield -RATE * g
+        elif name == "momentum":
+            v = 0.8 * v + 0.2 * g
+            yield -RATE * v
+        elif name == "heavy_ball":
+            v = 0.8 * v + g
+            yield -RATE * v
+        elif name == "nesterov":
+            v = 0.8 * v + g
+            yield -RATE * (0.8 * v + g)
+        elif name == "adagrad":
+            s = (s if t > 1 else 0.3) + g**2
+            yield -RATE * g / np.sqrt(s + 0.01)
+        elif name == "rmsprop":
+            s = 0.8 * (s if t > 1 else 0.5) + 0.2 * g**2
+            yield -RATE * g / np.sqrt(s + 0.1)
+        elif name == "rmsprop centered, eps outside, momentum":
+            s, m = 0.8 * (s if t > 1 else 0.5) + 0.2 * g**2, 0.8 * m + 0.2 * g
+            v = 0.7 * v - RATE * g / (np.sqrt(s - m**2) + 0.1)
+            yield v
+        elif name in ("adam", "adamw", "nadam", "amsgrad", "amsgrad as in the paper"):
+            m, s = 0.8 * m + 0.2 * g, 0.99 * s + 0.01 * g**2
+            m_hat, s_hat = m / (1 - 0.8**t), s / (1 - 0.99**t)
+            if name == "nadam":
+                m_hat = 0.8 * m / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
+            if name == "amsgrad as in the paper":
+                m_hat, s_hat = m, s
+            if name.startswith("amsgrad"):
+                s_hat = v = max(v, s_hat)
+            yield -RATE * (m_hat / (np.sqrt(s_hat + 0.05) + 0.1) + (0.3 * theta if name == "adamw" else 0))
+        elif name == "adamax":
+            m, v = 0.8 * m + 0.2 * g, max(0.99 * v, abs(g) + 0.1)
+            yield -RATE / (1 - 0.8**t) * m / v
+        elif name == "lion":
+            yield -RATE * (np.sign(0.8 * m + 0.2 * g) + 0.3 * theta)
+            m = 0.95 * m + 0.05 * g
+
+
+EQUATIONS = [name for name in CASES if list(equations(name, [1.0], 1.0))]
+
+
 def parameters(dtype):
     return {"weight": jnp.linspace(-2, 2, 6, dtype=dtype).reshape(2, 3), "nothing": (), "bias": jnp.ones(3, dtype)}
 

@@ -14,10 +14,12 @@ from jaxnet.optimizers import adamw, heavy_ball, momentum
 from tests.compare import WIDEST, assert_close
 from tests.optimizer_cases import (
     CASES,
+    EQUATIONS,
     FACTORIES,
     RATE,
     STEPS,
     as_pytree,
+    equations,
     gradients,
     optax_trajectory,
     parameters,
@@ -66,52 +68,6 @@ def test_one_float32_step_is_within_two_units_in_the_last_place(name):
         np.testing.assert_array_max_ulp(np.asarray(leaf), np.asarray(reference), 2)
 
 
-def equations(name, gradients, theta):
-    """Each rule as its paper writes it, one number at a time in NumPy float64."""
-    m = v = s = 0.0
-    for t, g in enumerate(gradients, start=1):
-        if name == "gradient_descent":
-            yield -RATE * g
-        elif name == "momentum":
-            v = 0.8 * v + 0.2 * g
-            yield -RATE * v
-        elif name == "heavy_ball":
-            v = 0.8 * v + g
-            yield -RATE * v
-        elif name == "nesterov":
-            v = 0.8 * v + g
-            yield -RATE * (0.8 * v + g)
-        elif name == "adagrad":
-            s = (s if t > 1 else 0.3) + g**2
-            yield -RATE * g / np.sqrt(s + 0.01)
-        elif name == "rmsprop":
-            s = 0.8 * (s if t > 1 else 0.5) + 0.2 * g**2
-            yield -RATE * g / np.sqrt(s + 0.1)
-        elif name == "rmsprop centered, eps outside, momentum":
-            s, m = 0.8 * (s if t > 1 else 0.5) + 0.2 * g**2, 0.8 * m + 0.2 * g
-            v = 0.7 * v - RATE * g / (np.sqrt(s - m**2) + 0.1)
-            yield v
-        elif name in ("adam", "adamw", "nadam", "amsgrad", "amsgrad as in the paper"):
-            m, s = 0.8 * m + 0.2 * g, 0.99 * s + 0.01 * g**2
-            m_hat, s_hat = m / (1 - 0.8**t), s / (1 - 0.99**t)
-            if name == "nadam":
-                m_hat = 0.8 * m / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
-            if name == "amsgrad as in the paper":
-                m_hat, s_hat = m, s
-            if name.startswith("amsgrad"):
-                s_hat = v = max(v, s_hat)
-            yield -RATE * (m_hat / (np.sqrt(s_hat + 0.05) + 0.1) + (0.3 * theta if name == "adamw" else 0))
-        elif name == "adamax":
-            m, v = 0.8 * m + 0.2 * g, max(0.99 * v, abs(g) + 0.1)
-            yield -RATE / (1 - 0.8**t) * m / v
-        elif name == "lion":
-            yield -RATE * (np.sign(0.8 * m + 0.2 * g) + 0.3 * theta)
-            m = 0.95 * m + 0.05 * g
-
-
-EQUATIONS = [name for name in CASES if list(equations(name, [1.0], 1.0))]
-
-
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_updates_equal_the_published_equations(name):
     params, sequence = parameters(WIDEST), gradients(WIDEST)
@@ -122,8 +78,8 @@ def test_updates_equal_the_published_equations(name):
 
 def test_every_factory_has_cases_and_an_equation():
     assert set(FACTORIES) <= set(EQUATIONS)
-    public = {name for name in optimizers.__all__ if name.islower()}
-    assert public == set(FACTORIES)
+    assert {factory.__name__ for factory in optimizers.ALL} == set(FACTORIES)
+    assert {name for name in optimizers.__all__ if name.islower()} == {*FACTORIES, "optimizer_of"}
 
 
 def test_momentum_is_heavy_ball_with_a_scaled_rate():

@@ -68,8 +68,16 @@ def test_example_of_diagnostics_prints_what_is_told():
     assert f"`{failure}`" in README
 
 
+def test_example_of_validation_stops_early_and_keeps_the_best():
+    shown, accuracy = printed_by(examples()[5]).splitlines()
+    told = re.fullmatch(r"History\((\d+) steps, .*, validation accuracy (\S+), validation cost (\S+)\)", shown)
+    assert told is not None
+    assert int(told[1]) < 500 * 19
+    assert float(accuracy) > 0.9
+
+
 def test_example_of_a_sweep_finds_a_rate_that_learns():
-    costs, fitted = printed_by(examples()[5]).splitlines()
+    costs, fitted = printed_by(examples()[6]).splitlines()
     found = re.fullmatch(r"lowest cost (\S+) at a rate of (\S+); at 1, (\S+)", costs)
     assert found is not None
     lowest, rate, at_one = map(float, found.groups())
@@ -82,7 +90,7 @@ def test_example_of_a_sweep_finds_a_rate_that_learns():
 
 
 def test_example_of_a_bad_day_prints_what_is_shown():
-    printed = printed_by(examples()[6])
+    printed = printed_by(examples()[7])
     assert "good one" in printed
     assert f"```\n{printed}```" in README
 
