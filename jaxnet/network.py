@@ -131,11 +131,16 @@ class _CostAndGradient:
             delta = _weighted(self.loss.gradient(outputs, y), sample_weight) / max(losses.size, 1)
             _, gradient = pull(self.network, params, cache, delta)
         except Exception:
-            abstract_passes(self.network, params, x, key)  # names the layer that breaks its contract, if one does
+            self._check_contract(params, x, y, key)
             raise
         if jax.tree.map(jnp.shape, gradient) != jax.tree.map(jnp.shape, params):
-            abstract_passes(self.network, params, x, key)
+            self._check_contract(params, x, y, key)
         return _mean_over_examples(losses), gradient
+
+    def _check_contract(self, params: Any, x: Any, y: ArrayLike, key: Array | None) -> None:
+        """Names the layer that breaks its contract, if one does; a batch has as many targets as inputs."""
+        batched = jnp.ndim(y) > 0 and jnp.shape(y)[:1] == jnp.shape(jax.tree.leaves(x)[0])[:1]
+        abstract_passes(self.network, params, x, key, batched=batched)
 
 
 def cost_and_gradient(network: Layer, loss: Loss, *misplaced: Any) -> Callable[..., tuple[Array, Any]]:

@@ -19,6 +19,7 @@ from jaxnet import (
     tanh,
 )
 from jaxnet.activations import ALL as ACTIVATIONS
+from jaxnet.activations import elu_with, leaky_relu_with
 from jaxnet.initializers import constant, he_normal, lecun_normal
 from jaxnet.layers import ALL as LAYERS
 from jaxnet.layers import map_layers

@@ -116,7 +116,7 @@ def test_schedules_see_the_finished_steps():
 def test_learning_rate_and_weight_decay_may_be_schedules(name):
     rate, weight_decay = optax.exponential_decay(0.1, 5, 0.9), optax.linear_schedule(0.5, 0.1, 20)
     params, sequence = parameters(WIDEST), gradients(WIDEST)
-    ours, theirs = (getattr(source, name)(rate, weight_decay=weight_decay) for source in (jaxnet, optax))
+    ours, theirs = (getattr(source, name)(rate, weight_decay=weight_decay) for source in (optimizers, optax))
     updates, _ = optax_trajectory(ours, params, sequence)
     expected, _ = optax_trajectory(theirs, params, sequence)
     assert_close(updates, expected, 1e-12)
@@ -134,7 +134,7 @@ MASKS = {
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_masks_choose_what_decays(name, mask):
     params, sequence = parameters(WIDEST), gradients(WIDEST)
-    ours, theirs = (getattr(source, name)(RATE, weight_decay=0.3, mask=MASKS[mask]) for source in (jaxnet, optax))
+    ours, theirs = (getattr(source, name)(RATE, weight_decay=0.3, mask=MASKS[mask]) for source in (optimizers, optax))
     gradient = jax.tree.map(lambda leaf: leaf[0], sequence)
     with jax.numpy_dtype_promotion("standard"):
         expected, _ = jax.jit(theirs.update)(gradient, theirs.init(params), params)
@@ -171,7 +171,7 @@ WITH_DTYPES |= {"lion": ["mu_dtype"]}
 @pytest.mark.parametrize("name", WITH_DTYPES)
 def test_bfloat16_parameters_with_float32_slots_step_as_float32(name):
     """What the slots hold is what they hold for float32 parameters of the same values."""
-    factory = getattr(jaxnet, name)
+    factory = getattr(optimizers, name)
     params = parameters("bfloat16")
     optimizer = factory(RATE, **dict.fromkeys(WITH_DTYPES[name], jnp.float32))
     state, updates, new_state = compiled_step(optimizer, params)
@@ -223,7 +223,7 @@ def test_bfloat16_decay_rates_do_not_round_to_one():
 
 @pytest.mark.parametrize("name", ["adam", "nadam"])
 def test_count_stays_at_the_largest_integer(name):
-    optimizer, largest = getattr(jaxnet, name)(RATE), jnp.iinfo(jnp.int32).max
+    optimizer, largest = getattr(optimizers, name)(RATE), jnp.iinfo(jnp.int32).max
     state = optimizer.init({"a": jnp.ones(1)})._replace(count=jnp.asarray(largest, jnp.int32))
     updates, state = optimizer.update({"a": jnp.ones(1)}, state)
     assert state.count == largest

@@ -130,6 +130,48 @@ class Both(Composite):
         return tuple(a for a, _ in found), tuple(gradient for _, gradient in found)
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchNorm(jn.Layer):
+    """h = (a - μ)/s over the batch: the examples are coupled."""
+
+    couples_examples = True
+    eps: float = 1e-5
+
+    def init(self, key):
+        return ()
+
+    def forward(self, params, inputs):
+        centred = inputs - inputs.mean(0, keepdims=True)
+        inverse = jax.lax.rsqrt((centred**2).mean(0, keepdims=True) + self.eps)
+        return centred * inverse, (centred * inverse, inverse)
+
+    def backward(self, params, cache, grad_outputs):
+        h, inverse = cache
+        of_scale = h * (grad_outputs * h).mean(0, keepdims=True)
+        return inverse * (grad_outputs - grad_outputs.mean(0, keepdims=True) - of_scale), ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoder(jn.Layer):
+    """Tied weights: z = tanh(a Wᵀ) W; the gradients of both uses add up."""
+
+    n: int
+    n_hidden: int
+
+    def init(self, key):
+        return jax.random.normal(key, (self.n_hidden, self.n), WIDEST) / self.n
+
+    def forward(self, params, inputs):
+        h = jnp.tanh(inputs @ params.T)
+        return h @ params, (inputs, h)
+
+    def backward(self, params, cache, grad_outputs):
+        a, h = cache
+        delta = (grad_outputs @ params.T) * (1 - h**2)
+        rows = [leaf.reshape(-1, leaf.shape[-1]) for leaf in (a, h, delta, grad_outputs)]
+        return delta @ params, rows[2].T @ rows[0] + rows[1].T @ rows[3]
+
+
 M, N = 12, 6
 dense = functools.partial(jn.dense, dtype=WIDEST)
 TANH = jn.elementwise(jn.tanh)
@@ -142,6 +184,7 @@ NETWORKS = {
     "repeated blocks": (jn.serial(jn.repeat(jn.residual(Norm(), dense(N, N), TANH), 3), dense(N, 3)), X),
     "two ways": (jn.serial(jn.concatenate(dense(N, 4), Norm()), TANH, dense(4 + N, 3)), X),
     "embedding": (jn.serial(Rows(5, 4), TANH, dense(4, 3)), TOKENS),
+    "tied weights": (jn.serial(Autoencoder(N, 4), dense(N, 3)), X),
     "two inputs": (jn.serial(Both((dense(N, 4), Rows(5, 4))), Gated(), dense(4, 3)), (X, TOKENS)),
 }
 LABELS = jnp.arange(M) % 3
@@ -156,8 +199,8 @@ def case(request):
 
 def test_gradient_is_that_of_autodiff(case):
     network, params, x = case
-    by_hand = jn.cost_and_gradient(network, LOSS)(params, x, LABELS)
-    automatic = jax.value_and_grad(jn.cost(network, LOSS))(params, x, LABELS)
+    by_hand = jax.jit(jn.cost_and_gradient(network, LOSS))(params, x, LABELS)
+    automatic = jax.jit(jax.value_and_grad(jn.cost(network, LOSS)))(params, x, LABELS)
     assert_close(by_hand, automatic, 1e-13)
 
 
@@ -171,7 +214,7 @@ def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(c
     assert watched.diagnostics.mean.shape[1] == len(jn.layer_names(network))
     start = jn.init_state(network, jn.adam(0.01), jax.random.key(0))
     plain, inside = (
-        step(network, LOSS, jn.adam(0.01), start, x, LABELS)
+        jax.jit(step, static_argnums=(0, 1))(network, LOSS, jn.adam(0.01), start, x, LABELS)
         for step in (jn.training.train_step, jn.readings.updating_step)
     )
     assert_close((plain[0].params, plain[1]), (inside[0].params, inside[1]), 1e-13)
@@ -179,11 +222,40 @@ def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(c
 
 def test_norms_are_those_of_the_gradients_of_examples(case):
     network, params, x = case
-    gradients = jn.readings.per_example_gradients(network, LOSS)(params, x, LABELS)
+    gradients = jax.jit(jn.readings.per_example_gradients(network, LOSS))(params, x, LABELS)
     squares = sum(jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(gradients))
-    assert_close(jn.readings.per_example_gradient_norms(network, LOSS)(params, x, LABELS), jnp.sqrt(squares), 1e-13)
+    norms = jax.jit(jn.readings.per_example_gradient_norms(network, LOSS))(params, x, LABELS)
+    assert_close(norms, jnp.sqrt(squares), 1e-13)
     mean = jax.tree.map(lambda leaf: leaf.mean(0), gradients)
-    assert_close(jn.cost_and_gradient(network, LOSS)(params, x, LABELS)[1], mean, 1e-13)
+    assert_close(jax.jit(jn.cost_and_gradient(network, LOSS))(params, x, LABELS)[1], mean, 1e-13)
+
+
+def test_layer_that_couples_examples_trains_and_is_refused_where_one_example_is_asked_for(key):
+    network = jn.serial(dense(N, 4), TANH, BatchNorm(), dense(4, 3))
+    params = network.init(key)
+    by_hand = jax.jit(jn.cost_and_gradient(network, LOSS))(params, X, LABELS)
+    assert_close(by_hand, jax.value_and_grad(jn.cost(network, LOSS))(params, X, LABELS), 1e-12)
+    jn.verify_layer(BatchNorm(), X, key=key).raise_if_failed()
+    run: Any = {"key": key, "batch_size": 4, "epochs": 3, "validation": (X, LABELS)}
+    _, history = jn.fit(network, LOSS, jn.adam(0.05), X, LABELS, **run, observe_every=2)
+    assert history.cost[-1] < history.cost[0]
+    refused = pytest.raises(ValueError, match=r"BatchNorm\(.*\).* couples? the examples")
+    for of_examples in (jn.readings.per_example_gradients, jn.readings.per_example_gradient_norms):
+        with refused:
+            of_examples(network, LOSS)(params, X, LABELS)
+    with refused:
+        jn.training.all_reduced_cost_and_gradient(network, LOSS, jn.data_mesh())
+
+
+def test_run_is_resumed_and_parameters_are_saved(tmp_path, case):
+    network, _, x = case
+    run: Any = {"key": jax.random.key(0), "batch_size": 5}
+    jn.fit(network, LOSS, jn.adam(0.01), x, LABELS, **run, epochs=1, checkpoint=tmp_path)
+    resumed, _ = jn.fit(network, LOSS, jn.adam(0.01), x, LABELS, **run, epochs=2, checkpoint=tmp_path)
+    whole, _ = jn.fit(network, LOSS, jn.adam(0.01), x, LABELS, **run, epochs=2)
+    assert_close(resumed.params, whole.params, 0)
+    jn.save_parameters(tmp_path / "it", network, whole.params)
+    assert_close(jn.load_parameters(tmp_path / "it", network), whole.params, 0)
 
 
 def test_layer_of_integers_keeps_them_in_a_narrow_dtype():

@@ -10,6 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import activations, initializers, layers, losses, optimizers
 from jaxnet.layers import Layer
+from jaxnet.layers.layer import spelled
 from tests.compare import WIDEST, assert_close, random_like
 from tests.optimizer_cases import FACTORIES
 
@@ -92,7 +93,7 @@ def test_loss(loss):
     assert pickle.loads(pickle.dumps(loss)) == loss
 
 
-@pytest.mark.parametrize("initializer", initializers.ALL, ids=layers.layer.spelled)
+@pytest.mark.parametrize("initializer", initializers.ALL, ids=spelled)
 def test_initializer(initializer):
     layer = jn.dense(300, 200, initializer, dtype=WIDEST)
     weight = layer.init(jax.random.key(0)).weight

@@ -138,7 +138,9 @@ def test_nothing_retraces_for_another_rate_other_data_or_the_network_built_again
     x, y = data
     train(data, adam(0.5), epochs=9)
     train((x + 1, y[::-1]), key=jax.random.key(3))
-    fit(mlp([N, 6, CLASSES]), softmax_cross_entropy, adam(0.1), x, y, key=jax.random.key(0), batch_size=16, epochs=1)
+    run = {"key": jax.random.key(0), "batch_size": 16, "epochs": 1}
+    fit(mlp([N, 6, CLASSES]), softmax_cross_entropy, adam(0.1), x, y, **run)
+    fit(mlp([N, 6, CLASSES], initializer=zeros), softmax_cross_entropy, adam(0.1), x, y, **run)
     assert compiled_programs(FIT._run_epochs) == compiled
 
 

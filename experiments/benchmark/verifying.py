@@ -65,7 +65,7 @@ def embedding_rule(ct: Array, table: Array, index: Array) -> tuple[Array, None]:
 
 def silu_rule(ct: Array, z: Array) -> tuple[Array]:
     """δ ⊙ silu'(z)."""
-    return (ct * jaxnet.silu.derivative(z),)
+    return (ct * jaxnet.activations.silu.derivative(z),)
 
 
 SMALL = {

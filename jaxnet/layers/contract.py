@@ -12,20 +12,22 @@ from jax import Array
 from jaxnet.layers.layer import Layer, Reading, map_layers, pair, pull, run
 
 
-def abstract_passes(network: Layer, params: Any, inputs: Any, key: Array | None = None) -> Any:
-    """Shapes and dtypes of a network's outputs for a batch, after both passes were traced, and every leaf checked.
+def abstract_passes(network: Layer, params: Any, inputs: Any, key: Array | None = None, *, batched: bool = True) -> Any:
+    """Shapes and dtypes of a network's outputs, after both passes were traced, and every leaf checked.
+
+    `batched` tells whether the first axis of the inputs is that of the batch; it may be one example.
 
     Raises:
         TypeError: for a layer whose passes do not return pairs, or that draws random numbers without saying so.
         ValueError: for one whose outputs do not have the batch's axis, or whose gradients are not like the inputs and
             the parameters.
     """
-    return _both_passes.eval_shape(network, params, inputs, key)
+    return _both_passes.eval_shape(network, params, inputs, key, batched)
 
 
-@partial(jax.jit, static_argnums=0)
-def _both_passes(network: Layer, params: Any, inputs: Any, key: Array | None) -> Any:
-    m = jnp.shape(jax.tree.leaves(inputs)[0])[:1]
+@partial(jax.jit, static_argnums=(0, 4))
+def _both_passes(network: Layer, params: Any, inputs: Any, key: Array | None, batched: bool) -> Any:
+    m = jnp.shape(jax.tree.leaves(inputs)[0])[:1] if batched else ()
     checked = map_layers(lambda leaf: leaf if isinstance(leaf, Reading) else _Checked(leaf, m), network)
     outputs, cache = run(checked, params, inputs, key)
     pull(checked, params, cache, jax.tree.map(jnp.zeros_like, outputs))
@@ -50,7 +52,7 @@ class _Checked(Reading):
                 "by the class attribute needs_key = True"
             ) from error
         outputs, cache = pair(self.layer, "forward", "(outputs, cache)", passed)
-        if any(jnp.shape(leaf)[:1] == self.m for leaf in jax.tree.leaves(inputs)):
+        if self.m and any(jnp.shape(leaf)[:1] == self.m for leaf in jax.tree.leaves(inputs)):
             for leaf in jax.tree.leaves(outputs):
                 if jnp.shape(leaf)[:1] != self.m:
                     raise ValueError(

@@ -71,7 +71,7 @@ def test_epochs_in_one_call_are_those_in_several_and_change_no_argument(problem,
         at_once, history = train(epochs=3)
         first, one = train(epochs=1)
     with untouched(first.params, first.opt_state, x, y):
-        last, two = train(epochs=2, state=first)
+        last, two = train(epochs=2, key=None, state=first)
     steps = 3 * (1 if batch_size is None else -(-M // batch_size))
     assert (history.cost.shape, int(at_once.step), history.interrupted) == ((steps,), steps, False)
     same(last, at_once)
