@@ -204,6 +204,7 @@ def test_gradient_is_that_of_autodiff(case):
     assert_close(by_hand, automatic, 1e-13)
 
 
+@pytest.mark.one_in(3)
 def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(case):
     network, _, x = case
     options: Any = {"key": jax.random.key(0), "batch_size": 5, "epochs": 3}
@@ -220,6 +221,7 @@ def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(c
     assert_close((plain[0].params, plain[1]), (inside[0].params, inside[1]), 1e-13)
 
 
+@pytest.mark.one_in(2)
 def test_norms_are_those_of_the_gradients_of_examples(case):
     network, params, x = case
     gradients = jax.jit(jn.readings.per_example_gradients(network, LOSS))(params, x, LABELS)
@@ -247,6 +249,7 @@ def test_layer_that_couples_examples_trains_and_is_refused_where_one_example_is_
         jn.training.all_reduced_cost_and_gradient(network, LOSS, jn.data_mesh())
 
 
+@pytest.mark.one_in(4)
 def test_run_is_resumed_and_parameters_are_saved(tmp_path, case):
     network, _, x = case
     run: Any = {"key": jax.random.key(0), "batch_size": 5}
@@ -268,6 +271,7 @@ def test_layer_of_integers_keeps_them_in_a_narrow_dtype():
     assert_close(outputs, expected, 2e-2)
 
 
+@pytest.mark.one_in(3)
 def test_sweep_and_batches_train_it_as_fit_does(case):
     network, _, x = case
     keys = jax.random.split(jax.random.key(0), 2)

@@ -206,7 +206,8 @@ def with_held(data) -> dict[str, Any]:
     return HELD | {"validation": (data[0][:20], data[1][:20])}
 
 
-@pytest.mark.parametrize("chunk", [6, 2])
+@pytest.mark.parametrize("chunk", [2, 6])
+@pytest.mark.one_in(2)
 def test_every_network_is_judged_and_observed_as_by_fit(data, chunk):
     options = with_held(data) | {"observe_every": 5, "sample_weight": np.linspace(0, 2, M)}
     _, history = train(data, chunk=chunk, **options)
@@ -313,7 +314,7 @@ SWEPT = {
     "stacked", [lambda make: make(RATES), lambda make: jax.vmap(make)(RATES)], ids=["array", "vmap"]
 )
 @pytest.mark.parametrize("name", SWEPT)
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 def test_anybodys_optimizer_is_swept(data, name, stacked):
     make, plain = SWEPT[name]
     with jax.numpy_dtype_promotion("standard"):

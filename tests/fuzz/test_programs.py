@@ -21,7 +21,7 @@ from tests.specimens.differences import bounds_by_differences, widened
 
 MATTERS = 1e-5  # a change of the gradient, relative to its largest element
 BETWEEN_CLEARINGS = 100  # programs, after which what is compiled is thrown away
-FEW = settings(max_examples=max(2, settings().max_examples - 3))  # in a usual run
+FEW = settings(max_examples=max(1, settings().max_examples - 4))  # in a usual run
 COUNT: collections.Counter[str] = collections.Counter()
 
 

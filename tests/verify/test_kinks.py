@@ -123,7 +123,7 @@ SMOOTH = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_function_has_no_kinks(name, key):
     function, z = SMOOTH[name]

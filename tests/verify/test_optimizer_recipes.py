@@ -127,7 +127,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.float64
 def test_recipe_reproduces_the_optimizer(name):
@@ -261,7 +261,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("other", OTHERS)
 def test_numbers_and_several_fields_are_named(other):
     changes, sentence = OTHERS[other]
