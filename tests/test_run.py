@@ -128,6 +128,19 @@ def test_a_resumed_run_has_the_same_validation_and_the_same_best(tmp_path, run):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_resumed_with_other_metrics_is_refused(tmp_path):
+    train(**HELD, epochs=1, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"\['accuracy', 'cost'\] .*, and \['cost'\] here: resume it with the same"):
+        train(validation=HELD["validation"], checkpoint=tmp_path)
+
+
+def test_validation_in_half_precision_keeps_a_best():
+    network = jn.mlp((N, 6, CLASSES), dtype="bfloat16")
+    _, history = jn.fit(network, LOSS, OPTIMIZER, X, Y, key=KEY, batch_size=16, epochs=2, **HELD)
+    assert history.best is not None
+    assert float(history.best.cost) == pytest.approx(float(history.validation["cost"].min()), rel=1e-2)
+
+
 # Callbacks ------------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 
 from jaxnet.arguments import positive_integer
+from jaxnet.examples import dtype_of
 from jaxnet.layers import Layer
 from jaxnet.readings.observe import layer_names
 from jaxnet.step import TrainState
@@ -179,8 +180,7 @@ class Checkpoints:
 
     def _arrays(self, step: int, description: Any, like: TrainState) -> tuple[TrainState, History]:
         """What was saved, each array on the devices of its like."""
-        dtype = jax.tree.leaves(like.params)[0].dtype
-        best = Best(like.step.astype(dtype), like.step, like.params) if description["best"] else None
+        best = Best(like.step.astype(dtype_of(like.params)), like.step, like.params) if description["best"] else None
         numbers, of_best = _numbers(like), jax.tree.leaves(best)
         measured = [np.zeros(shape, dtype) for shape, dtype in description["measured"]]
         empty: list[Any] = [*numbers, *of_best, *measured]

@@ -22,7 +22,9 @@ def figure_of(curves: Curves, size: tuple[float, float] = (6.0, 3.6)) -> Any:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for color, (name, (places, values)) in zip(("tab:blue", "tab:red"), curves.items(), strict=False):
-        lines = axes.plot(places, values.T, color=color, linewidth=1, marker="." if len(places) == 1 else None)
+        alpha = max(0.2, len(values) ** -0.5)  # of many networks
+        marker = "." if len(places) == 1 else None
+        lines = axes.plot(places, values.T, color=color, linewidth=1, marker=marker, alpha=alpha)
         lines[0].set_label(name)
     axes.set(xlabel="step", ylabel="cost")
     if all((values[np.isfinite(values)] > 0).all() for _, values in curves.values()):

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from optax import GradientTransformation
 
 from jaxnet.arguments import positive_integer, positive_integer_or_none
-from jaxnet.examples import Examples, checked_examples, checked_weight, count
+from jaxnet.examples import Examples, checked_examples, checked_weight, count, dtype_of
 from jaxnet.layers import Layer
 from jaxnet.losses import Loss
 from jaxnet.readings.precision import in_precision
@@ -173,7 +173,7 @@ def checked_data(
     *pair, weight = data
     examples = Examples(*checked_examples(network, loss, params, *pair))
     if weight is not None:
-        weight = checked_weight(weight, examples.y, jax.tree.leaves(params)[0].dtype)
+        weight = checked_weight(weight, examples.y, dtype_of(params))
         examples = examples._replace(weight=weight / weight.mean())
     judged = None
     if validation is not None:
@@ -201,7 +201,7 @@ class _Trainer:
     def __call__(self, state: TrainState, epochs: int, best: Best | None) -> tuple[TrainState, Measured]:
         """The state after them, which takes the given one's buffers, and what they measured, on the host."""
         if self.validation is not None and best is None:
-            best = unbeaten(state, jax.tree.leaves(state.params)[0].dtype)
+            best = unbeaten(state, dtype_of(state.params))
         state, measured = _run_epochs(self.task, self.optimizer, state, self.examples, epochs, self.validation, best)
         record, judged = jax.device_get((measured.diagnostics, measured.validation))
         if record is not None:

@@ -141,6 +141,11 @@ class Recorder:
                 continue
             if name not in self._columns:
                 self._columns[name] = jax.tree.map(_Column, piece)
+            if name == "validation" and set(piece) != set(self._columns[name]):
+                raise ValueError(
+                    f"the run measured {sorted(self._columns[name])} on validation data until now, and {sorted(piece)} "
+                    "here: resume it with the same metrics"
+                )
             jax.tree.map(_Column.extend, self._columns[name], piece)
         self.best = measured.best if measured.best is not None else self.best
 

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from optax import GradientTransformation
 
 from jaxnet.arguments import positive_integer, positive_integer_or_none
-from jaxnet.examples import Examples, as_pytree, count
+from jaxnet.examples import Examples, as_pytree, count, dtype_of
 from jaxnet.layers import Layer, check_layer
 from jaxnet.losses import Loss, check_loss
 from jaxnet.step import TrainState, init_state
@@ -232,8 +232,8 @@ class _Grid:
         states = self._placed(states, tile)
         if self.validation is None:
             return states, None
-        params = jax.tree.leaves(states.params)[0]
-        return states, unbeaten(states, params.dtype, params.shape[:2])
+        grid = jax.tree.leaves(states.params)[0].shape[:2]
+        return states, unbeaten(states, dtype_of(states.params), grid)
 
     def cut(self, state: TrainState, best: Best | None = None) -> list[Any]:
         """The tiles of the states of all networks.

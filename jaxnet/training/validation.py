@@ -80,4 +80,5 @@ def unbeaten(state: TrainState, dtype: Any, shape: tuple[int, ...] = ()) -> Best
 
 def better(best: Best, cost: Array, state: TrainState) -> Best:
     """The better of the best so far and a state of this cost; one that is NaN never is."""
+    cost = cost.astype(best.cost.dtype)
     return jax.lax.cond(cost < best.cost, lambda: Best(cost, state.step, state.params), lambda: best)

@@ -49,7 +49,8 @@ def judge(statement: Statement, key: Any, options: Options) -> Report:
         return Report(case.subject, called.findings, {}, called.notes, _conditions(case, ["form"]))
     case = case._replace(candidate=replace(case.candidate, version=called.version, mixed=called.mixed))
     trial, notes = prepare(case, generator, special[0], traced=called.traced)
-    hearing = Hearing(trial, places, special, places.generic(), places.stressed(), wide(called.answer))
+    generic = [place for place in places.generic() if trial.function.ends_at(place, places.given)]
+    hearing = Hearing(trial, places, special, generic, places.stressed(), wide(called.answer))
     forward = forward_pass.check(hearing)
     findings, notes, covered = [*called.findings, *forward.findings], [*called.notes, *notes], ["form", forward.covers]
     for check in CHECKS:
@@ -73,7 +74,7 @@ def _kept(hearing: Hearing) -> Iterator[str]:
     if hearing.trial.case.traits.waits:
         yield (
             "a loop in the function ends when its numbers say so, and may never where these overflow: no stress, and "
-            "no points with zeros"
+            "no points with zeros, and none where it goes on many times longer than at the given point"
         )
     for path, domain in zip(hearing.trial.case.paths, hearing.places.domains, strict=True):
         if domain.constraint and hearing.trial.case.options.at != "given":

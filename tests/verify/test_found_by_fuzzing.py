@@ -281,3 +281,27 @@ def test_gradient_that_is_lost_to_zeros_beside_a_loop_that_cannot_be_reversed(ke
         return (sum((c * jacobian.T).sum(-1) for jacobian, c in zip(rows, ct, strict=True)),)
 
     verify_vjp(function, backward, jnp.asarray([9.0, 10.0, 11.0], "float32"), key=key)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_loop_that_would_never_end_at_another_point_is_not_asked_to(key, factor, nested):
+    """x := x/2 + 1/2 comes to 1 from 4, in 40 rounds; the loop waits for x < 1.5 × limit, which from below is never."""
+
+    def loop(x, limit):
+        return jax.lax.while_loop(lambda x: x > limit, lambda x: x / 2 + 0.5, x)
+
+    def function(x, limit):
+        if not nested:
+            return loop(x, limit)
+        return jax.lax.fori_loop(0, 2, lambda _, y: y + loop(y, limit), x)
+
+    def backward(args, ct):
+        slope = jax.jvp(lambda x: function(x, args[1]), (args[0],), (jnp.ones_like(args[0]),))[1]
+        return factor * ct * slope, jnp.zeros_like(args[1])
+
+    x, limit = (
+        jnp.asarray(4.0),
+        jnp.asarray(1.05),
+    )  # with a limit below 1, of which there are some around, it never ends
+    assert bool(verify_vjp(function, backward, x, limit, key=key)) == (factor == 1.0)

@@ -7,20 +7,22 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.verify.engine import differences
 from jaxnet.verify.engine.autodiff import AUTODIFF, Mode, Shapes, described, program, values
 from jaxnet.verify.engine.case import Case, Function, memoized
 from jaxnet.verify.engine.constants import anew
-from jaxnet.verify.engine.iteration import CONVERGED, with_one_more_round
+from jaxnet.verify.engine.iteration import CONVERGED, with_bounded_loops, with_one_more_round
 from jaxnet.verify.engine.places import Place
-from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, precision, spacing, widened
+from jaxnet.verify.engine.precision import DOUBLE, Floats, Leaves, compiled, held, is_float, precision, spacing, widened
 from jaxnet.verify.engine.randomness import signs
 from jaxnet.verify.engine.rounding import PERTURBATIONS, Moves, Slots
 from jaxnet.verify.engine.truth import Truth, largest, limit_of
 
 DOUBTS = 100.0  # of differences, are rounding
+ROUNDS, MANY_TIMES, ENDLESS = 1000, 30, 2**30  # of a loop, which at other points may never end
 RESIDUALS = 16.0  # of an approximate forward pass, times the change of one more round, are rounding
 
 
@@ -79,6 +81,20 @@ def _one_more_round(function: Function, mode: Mode, exact: bool, shapes: Shapes)
     traced = jax.make_jaxpr(function.outputs)(*map(list, shapes))
     residual = compiled(lambda *leaves: with_one_more_round(traced, jax.tree.leaves(leaves))[1])
     return residual, compiled(functools.partial(AUTODIFF[mode], _OneMoreRound(traced)))
+
+
+@memoized
+def _bounded_loops(function: Function, shapes: Shapes) -> Any:
+    """Whether the outputs of the function are finite when its loops stop after so many rounds, and their rounds."""
+    traced = jax.make_jaxpr(function.outputs)(*map(list, shapes))
+
+    @compiled
+    def run(differentiated: Leaves, fixed: Leaves, most: Any) -> tuple[Any, Any]:
+        outputs, rounds = with_bounded_loops(traced, [*differentiated, *fixed], most)
+        floats = [output for output in outputs if is_float(output)]
+        return jnp.array([jnp.isfinite(output).all() for output in floats], bool).all(), rounds
+
+    return run
 
 
 class Differentiator:
@@ -146,6 +162,20 @@ class Differentiator:
             ]
             self._nearby = place.name, [self.derivative(point, place.cotangent)[1] for point in points]
         return self._nearby[1]
+
+    def ends_at(self, place: Place, given: Leaves) -> bool:
+        """Whether every loop of the function ends at a place, in not many times as many rounds as at a given point."""
+        if not self.case.traits.waits or not self.case.function.traced:
+            return True
+        with precision(self.exact), np.errstate(all="ignore"):
+            here, there = (
+                (leaves if self.exact else held(leaves, self.case.differentiated)) for leaves in (place.point, given)
+            )
+            fixed = self.case.fixed_in(self.exact)
+            run = _bounded_loops(self.case.function, described(here, fixed))
+            _, rounds = run(there, fixed, np.int32(ENDLESS))
+            finite, _ = run(here, fixed, np.int32(min(max(ROUNDS, MANY_TIMES * int(rounds)), ENDLESS)))
+            return bool(finite)
 
     # What rounding explains -------------------------------------------------------------------------------------------
 
