@@ -352,3 +352,16 @@ def test_a_state_is_saved_and_restored_by_hand(tmp_path, kind_of_key):
     restored, history = found
     np.testing.assert_array_equal(history.cost, np.arange(3.0))
     assert_same(numbers(restored, history), numbers(state, history))
+
+
+def test_checkpoint_of_an_older_version_is_told_and_left_where_it_is(tmp_path, monkeypatch):
+    run(checkpoint=tmp_path, epochs=1)
+    description = checkpoint.Checkpoints._description
+
+    def older(self, step):
+        return {name: part for name, part in description(self, step).items() if name != "measured"}
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_description", older)
+    with pytest.raises(ValueError, match=r"of step 5 in .* is of jaxnet 0.1: finish the run with that"):
+        run(checkpoint=tmp_path)
+    assert steps(tmp_path) == [5]

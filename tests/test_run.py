@@ -165,8 +165,9 @@ def test_true_ends_the_run(run):
 
 @pytest.mark.parametrize("run", [train, stream], ids=["fit", "fit_batches"])
 def test_callback_that_raises_loses_nothing(run):
-    state, _ = run(on_epoch=lambda state, history: 17)  # as `csv.writer(file).writerow` returns, which means nothing
-    assert state.step == 6 * STEPS
+    for logged in (17, [1, [2, 3]], {"a": 1}):  # `csv.writer(file).writerow` returns a number, which means nothing
+        state, _ = run(on_epoch=lambda state, history, logged=logged: logged)
+        assert state.step == 6 * STEPS
 
     def fails(state, history):
         if state.step == 2 * STEPS:
@@ -272,11 +273,25 @@ def test_a_key_and_a_state_are_too_much():
         jn.fit(NETWORK, LOSS, OPTIMIZER, X, Y, key=KEY, state=plain()[0], batch_size=16, epochs=1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_batches_do_not_tell_epochs():
     wanted: list[dict[str, Any]] = [{"validation": (X_HELD, Y_HELD)}, {"on_epoch": lambda state, history: None}]
     for options in wanted:
         with pytest.raises(ValueError, match="give steps_per_epoch"):
             jn.fit_batches(NETWORK, LOSS, OPTIMIZER, batches(), key=KEY, **options)
+    with pytest.raises(TypeError, match=r"validation must be a pair \(x, y\)"):
+        stream(validation=X_HELD)
+
+
+def test_a_bad_batch_that_is_not_reached_any_more_is_no_error():
+    def spoiled():
+        yield from batches(1)
+        yield X[:, :2], Y
+
+    state, _ = jn.fit_batches(
+        NETWORK, LOSS, OPTIMIZER, spoiled(), key=KEY, steps_per_epoch=STEPS, on_epoch=lambda state, history: True
+    )
+    assert state.step == STEPS
 
 
 # What people see ------------------------------------------------------------------------------------------------------

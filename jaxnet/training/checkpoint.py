@@ -207,6 +207,10 @@ class Checkpoints:
 
     def _check_same(self, step: int, description: Any, like: TrainState) -> None:
         """Raises ValueError, naming the difference, unless the checkpoint is of this network and optimizer."""
+        if "measured" not in description:
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.folder} is of jaxnet 0.1: finish the run with that"
+            )
         layers = (
             {f"layer {i}": name for i, name in enumerate(names)} for names in (description["network"], self._network)
         )

@@ -24,7 +24,7 @@ from jaxnet.training.history import Best, History, Measured
 from jaxnet.training.nonfinite import Failure, OnNonfinite, all_finite, first_failure
 from jaxnet.training.parallel import check_all_divide, place_examples
 from jaxnet.training.run import OnEpoch, Run, beginning, copied, copied_over
-from jaxnet.training.validation import Metric, checked_metrics, unbeaten
+from jaxnet.training.validation import Metric, checked_metrics, checked_validation, unbeaten
 
 # A compiled call runs about so long before the host hears of it, or longer, so that only a share of the time goes into
 # looking for numbers that are not finite; at most so many epochs, and no more than draw random bits for so many
@@ -82,7 +82,7 @@ def fit(
         validation: (x, y) on which the cost is measured after each epoch, the network as it is at inference; the
             parameters with the lowest are kept in the history.
         metrics: what else to measure there: by name, functions (predictions, y) -> a number for each example, such as
-            `is_correct`, of which the mean is taken.
+            `is_correct`, of which the mean is taken. Another function is another program to compile.
         on_epoch: called after each epoch with a copy of the state and the history so far; True ends the run. A run that
             resumes calls it first with what it found.
         progress: show a progress bar (needs Rich, which the extra `experiments` installs).
@@ -175,11 +175,7 @@ def checked_data(
     if weight is not None:
         weight = checked_weight(weight, examples.y, dtype_of(params))
         examples = examples._replace(weight=weight / weight.mean())
-    judged = None
-    if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
-        judged = Examples(*checked_examples(network.at_inference(), loss, params, *validation, name="validation "))
+    judged = None if validation is None else checked_validation(network, loss, params, validation)
     if mesh is None:
         return examples, judged
     if batch_size is None or batch_size > count(examples.x):

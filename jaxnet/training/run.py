@@ -215,8 +215,9 @@ class Run:
         if self.on_epoch is None:
             return
         try:
-            said = np.asarray(self.on_epoch(copied(self.whole()), self.history()))
-            self.stopped = said.dtype == bool and bool(said)  # what a logger returns means nothing
+            said: Any = self.on_epoch(copied(self.whole()), self.history())
+            truth = isinstance(said, bool) or getattr(said, "dtype", None) == np.dtype(bool)
+            self.stopped = truth and bool(said)  # what a logger returns means nothing
         except Exception as error:
             message = f"on_epoch raised {type(error).__name__}: {error}; the error's `state` is the one it was given"
             raise TrainingError(message, self.whole(), self.history()) from error

@@ -28,7 +28,7 @@ from jaxnet.training.history import History, Measured, TrainingError
 from jaxnet.training.nonfinite import OnNonfinite, all_finite, first_failure
 from jaxnet.training.parallel import on_mesh, place_batch
 from jaxnet.training.run import OnEpoch, Run, beginning
-from jaxnet.training.validation import Metric, better, checked_metrics, evaluate, unbeaten
+from jaxnet.training.validation import Metric, better, checked_metrics, checked_validation, evaluate, unbeaten
 
 # Steps that are dispatched before the host waits for the first of them.
 IN_FLIGHT = 4
@@ -138,7 +138,7 @@ def fit_batches(
                 stream.settle(run, epoch, in_flight)
         number = run.done + len(stream.flying)
         stream.settle(run, epoch, 0)
-    if run.nonfinite is None and unreadable is not None:
+    if run.nonfinite is None and not run.stopped and unreadable is not None:
         message = f"batch {number}: {unreadable}; the error's `state` is that of the batches before it"
         raise TrainingError(message, run.state, run.history()) from unreadable
     if not run.done and run.nonfinite is None and not run.interrupted():
@@ -165,8 +165,8 @@ class _Epoch:
         names = checked_metrics(metrics, validation)
         self._judge = None
         if validation is not None:
-            x, y = checked_examples(network.at_inference(), loss, begun.params, *validation, name="validation ")
-            self._judge = partial(_judged, network, loss, names, Examples(x, y))
+            data = checked_validation(network, loss, begun.params, validation)
+            self._judge = partial(_judged, network, loss, names, data)
             self._start = unbeaten(begun, dtype_of(begun.params))
 
     def measured(self, run: Run, after: TrainState, cost: Array) -> tuple[bool, Measured]:

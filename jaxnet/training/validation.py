@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnet.examples import count
+from jaxnet.examples import Examples, checked_examples, count
 from jaxnet.layers import Layer, run
 from jaxnet.losses import Loss
 from jaxnet.step import TrainState
@@ -35,6 +35,18 @@ def checked_metrics(metrics: Mapping[str, Metric] | None, validation: Any) -> tu
         if not callable(metric):
             raise TypeError(f"metric {name!r} must be a function of (predictions, y), got {metric!r:.80}")
     return tuple((metrics or {}).items())
+
+
+def checked_validation(network: Layer, loss: Loss, params: Any, validation: Any) -> Examples:
+    """The validation data on the device.
+
+    Raises:
+        TypeError: if they are no pair.
+        ValueError, TypeError: as `checked_examples`.
+    """
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
+    return Examples(*checked_examples(network.at_inference(), loss, params, *validation, name="validation "))
 
 
 def evaluate(
