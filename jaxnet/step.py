@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from optax import GradientTransformation, apply_updates
 
 from jaxnet.layers import Layer
@@ -61,7 +62,7 @@ def train_step(
     optimizer: GradientTransformation,
     state: TrainState,
     x: Any,
-    y: Array,
+    y: ArrayLike,
     sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """One step on one batch: forward, cost J, backward, update. Returns the new state and J before the update."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxnet.arguments import positive_integer
 from jaxnet.layers.layer import Composite, Layer, check_layer, pull, run
@@ -82,8 +83,11 @@ class _Residual(_Serial):
 
     factory = "residual"
 
-    def forward(self, params: tuple[Any, ...], a: Array, *, key: Array | None = None) -> tuple[Array, tuple[Any, ...]]:
+    def forward(
+        self, params: tuple[Any, ...], a: ArrayLike, *, key: Array | None = None
+    ) -> tuple[Array, tuple[Any, ...]]:
         """a + f(a), f being the composition of the layers."""
+        a = jnp.asarray(a)
         change, caches = super().forward(params, a, key=key)
         if (change.shape, change.dtype) != (a.shape, a.dtype):
             raise ValueError(
@@ -184,7 +188,7 @@ class Repeat(Composite):
         """Parameters of each, stacked on a leading axis."""
         return jax.vmap(self.layer.init)(jax.random.split(key, self.times))
 
-    def forward(self, params: Any, a: Array, *, key: Array | None = None) -> tuple[Array, Any]:
+    def forward(self, params: Any, a: ArrayLike, *, key: Array | None = None) -> tuple[Array, Any]:
         """a[l] = f(a[l-1]; params[l]) for every l, with the caches stacked."""
         keys = None if key is None else jax.random.split(key, self.times)
 
@@ -198,7 +202,7 @@ class Repeat(Composite):
                 )
             return outputs, cache
 
-        return jax.lax.scan(step, a, (params, keys), length=self.times)
+        return jax.lax.scan(step, jnp.asarray(a), (params, keys), length=self.times)
 
     def backward(self, params: Any, caches: Any, delta: Array) -> tuple[Array, Any]:
         """The same scan in reverse, δ being what is carried."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Integer
 from optax import GradientTransformation
 
@@ -218,7 +219,7 @@ def observed_step(
     optimizer: GradientTransformation,
     state: TrainState,
     x: Any,
-    y: Array,
+    y: ArrayLike,
     sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array, Diagnostics]:
     """One step on one batch, as `train_step` makes it, and what happened in it: (new state, J, diagnostics)."""

@@ -98,7 +98,7 @@ def updating_step(
     optimizer: GradientTransformation,
     state: TrainState,
     x: Any,
-    y: Array,
+    y: ArrayLike,
     sample_weight: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """`train_step` with the update inside the backward pass: the same new state and J, but for rounding.

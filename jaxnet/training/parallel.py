@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from optax import GradientTransformation
 
 from jaxnet.layers import Layer, Reading, map_layers, run
@@ -88,7 +88,7 @@ def place_state(state: TrainState, mesh: Mesh, *, shard_parameters: bool = False
     return jax.jit(lambda state: state, out_shardings=shardings)(state)
 
 
-def place_batch(x: Any, y: Array | np.ndarray, mesh: Mesh) -> tuple[Any, Array]:
+def place_batch(x: Any, y: ArrayLike, mesh: Mesh) -> tuple[Any, Array]:
     """A batch on the devices of a mesh, an equal share of the examples on each.
 
     Args:
@@ -166,7 +166,7 @@ def parallel_step(
     optimizer: GradientTransformation,
     state: TrainState,
     x: Any,
-    y: Array,
+    y: ArrayLike,
     *,
     mesh: Mesh,
     shard_parameters: bool = False,
@@ -242,12 +242,12 @@ class _AllReduced:
     loss: Loss
     mesh: Mesh
 
-    def __call__(self, params: Any, x: Any, y: Array) -> tuple[Array, Any]:
+    def __call__(self, params: Any, x: Any, y: ArrayLike) -> tuple[Array, Any]:
         mesh = self.mesh
         check_all_divide(x, y, mesh.size)
         everywhere, by_examples = PartitionSpec(), PartitionSpec(mesh.axis_names)
 
-        def on_one_device(params: Any, x: Any, y: Array) -> tuple[Array, Any]:
+        def on_one_device(params: Any, x: Any, y: ArrayLike) -> tuple[Array, Any]:
             own = cost_and_gradient(self.network, self.loss)(params, x, y)
             total = jax.lax.psum(own, mesh.axis_names)
             return jax.tree.map(lambda leaf: leaf / mesh.size, total)
@@ -258,7 +258,7 @@ class _AllReduced:
 
 def all_reduced_cost_and_gradient(
     network: Layer, loss: Loss, mesh: Mesh
-) -> Callable[[Any, Array, Array], tuple[Array, Any]]:
+) -> Callable[[Any, Any, ArrayLike], tuple[Array, Any]]:
     """`cost_and_gradient` with the communication written out: the function (params, x, y) -> (J, ∂J/∂params).
 
     Of the m examples, each of n devices has k = m/n. Device d computes J_d = (1/k) Σ_(i on d) L(i) and ∂J_d/∂params as
@@ -284,7 +284,7 @@ def all_reduce_step(
     optimizer: GradientTransformation,
     state: TrainState,
     x: Any,
-    y: Array,
+    y: ArrayLike,
     *,
     mesh: Mesh,
 ) -> tuple[TrainState, Array]:
