@@ -8,6 +8,9 @@ import numpy as np
 
 WIDEST = jax.dtypes.canonicalize_dtype("float64").name  # float32 where JAX has no float64
 
+# For tests of last bits, which XLA loses at the level at which the suite is compiled.
+OPTIMIZED: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+
 
 def random_like(tree: Any, seed: int = 0) -> Any:
     """Normal numbers in the shapes and dtypes of a tree; from NumPy, since XLA takes seconds to compile a generator."""

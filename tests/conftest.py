@@ -12,7 +12,7 @@ from experiments.fast_compile import compile_fast
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)  # the command switches it on
-compile_fast()  # most of the suite's time is compilation
+compile_fast(optimization_level=0)  # most of the suite's time is compilation; OPTIMIZED is for last bits
 
 # Few cases, the same in every run; `--hypothesis-profile long` draws over 20,000 new ones in all. One fixture does for
 # all cases of a test, and compiling takes as long as it takes.

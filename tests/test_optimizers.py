@@ -1,5 +1,6 @@
 """Update rules against Optax and against their equations in NumPy, updates and every state field; their dtypes."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import jaxnet
 from jaxnet import adam, gradient_descent, optimizers
 from jaxnet.optimizers import adamw, heavy_ball, momentum
-from tests.compare import WIDEST, assert_close
+from tests.compare import OPTIMIZED, WIDEST, assert_close
 from tests.optimizer_cases import (
     CASES,
     EQUATIONS,
@@ -42,7 +43,7 @@ def test_updates_and_state_equal_optax_over_1000_steps(name):
         assert_close(slot, optax.tree_utils.tree_get(expected_state, field), 1e-12)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=OPTIMIZED)
 def float32_steps(optimizer, states, params, gradients):
     """One step from each of many states."""
     return jax.vmap(lambda state, gradient: optimizer.update(gradient, state, params))(states, gradients)

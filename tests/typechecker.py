@@ -34,5 +34,5 @@ def _checked(signature: _Signature) -> Callable[..., Any]:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What jaxtyping checks with: `python -m pytest --jaxtyping-packages=jaxnet,tests.checked`."""
+    """What jaxtyping checks with: `python -m pytest --jaxtyping-packages=...,tests.checked`."""
     return _checked(_Signature(function))
