@@ -229,6 +229,9 @@ def test_examples_that_came_unplaced_are_shared_all_the_same(mesh, batch):
 # The fronts ---------------------------------------------------------------------------------------------------------
 
 
+SMALL = jaxnet.mlp((6, 16, 3), jaxnet.tanh)
+
+
 def data():
     """100 examples: batches of 24 leave a rest of 4, which the devices cannot share."""
     x = np.random.default_rng(4).standard_normal((100, 6))
@@ -237,18 +240,22 @@ def data():
 
 def fit(**options):
     chosen: dict[str, Any] = {"key": jax.random.key(2), "batch_size": 24, "epochs": 4} | options
-    return jaxnet.fit(NETWORK, LOSS, OPTIMIZER, *data(), **chosen)
+    return jaxnet.fit(SMALL, LOSS, OPTIMIZER, *data(), **chosen)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"observe_every": 3, "sample_weight": np.linspace(0, 1, 100)},
-        {"validation": data(), "on_epoch": lambda state, history: None},
+        {
+            "observe_every": 3,
+            "sample_weight": np.linspace(0, 1, 100),
+            "validation": data(),
+            "on_epoch": lambda state, history: None,
+        },
         {"batch_size": None, "sample_weight": None},
     ],
-    ids=["plain", "observed, weighted", "validated", "all at once"],
+    ids=["plain", "observed, weighted, validated", "all at once"],
 )
 def test_fit_is_that_of_one_device(options, mesh):
     if options.get("batch_size", 24) is None:
@@ -275,8 +282,8 @@ def test_each_device_computes_its_share(mesh):
 
     run_epochs = import_module("jaxnet.training.fit")._run_epochs
     examples = place_examples(Examples(*map(jnp.asarray, data())), mesh)
-    state = jaxnet.place_state(jaxnet.init_state(NETWORK, OPTIMIZER, jax.random.key(0)), mesh)
-    text = run_epochs.lower(Task(NETWORK, LOSS, 24, 1, mesh=mesh), OPTIMIZER, state, examples, 1).compile().as_text()
+    state = jaxnet.place_state(jaxnet.init_state(SMALL, OPTIMIZER, jax.random.key(0)), mesh)
+    text = run_epochs.lower(Task(SMALL, LOSS, 24, 1, mesh=mesh), OPTIMIZER, state, examples, 1).compile().as_text()
     assert re.search(r"f64\[3,16\]\S* dot\(", text)
     assert "all-reduce" in text
 
@@ -293,8 +300,7 @@ def test_fit_resumes_bit_for_bit(tmp_path, mesh):
 
 def test_fit_batches_is_that_of_one_device(mesh):
     streams: Any = [
-        jaxnet.fit_batches(NETWORK, LOSS, OPTIMIZER, batches()[:20], key=jax.random.key(2), mesh=m)
-        for m in (mesh, None)
+        jaxnet.fit_batches(SMALL, LOSS, OPTIMIZER, batches()[:20], key=jax.random.key(2), mesh=m) for m in (mesh, None)
     ]
     assert_close(streams[0][0].params, streams[1][0].params, 1e-12)
     assert_close(streams[0][1].cost, streams[1][1].cost, 1e-12)
@@ -303,8 +309,8 @@ def test_fit_batches_is_that_of_one_device(mesh):
 def test_sweep_is_that_of_one_device(mesh):
     optimizers, keys = jax.vmap(jaxnet.adam)(jnp.geomspace(1e-3, 1e-1, 3)), jax.random.split(jax.random.key(0), 4)
     options: Any = {"keys": keys, "batch_size": 24, "epochs": 3, "chunk": 2, "validation": data()}
-    state, history = jaxnet.sweep(NETWORK, LOSS, optimizers, *data(), **options, mesh=mesh)
-    expected, alone = jaxnet.sweep(NETWORK, LOSS, optimizers, *data(), **options)
+    state, history = jaxnet.sweep(SMALL, LOSS, optimizers, *data(), **options, mesh=mesh)
+    expected, alone = jaxnet.sweep(SMALL, LOSS, optimizers, *data(), **options)
     assert_close(state.params, expected.params, 1e-12)
     assert_close(history.cost, alone.cost, 1e-12)
     assert_close(history.validation["cost"], alone.validation["cost"], 1e-12)
