@@ -45,7 +45,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "one_in(stride): of the cases one in so many is run, all with --full or -k")
+    config.addinivalue_line(
+        "markers",
+        "one_in(stride): of a test's cases, or a module's tests, one in so many is run, all with --full or -k",
+    )
     config.addinivalue_line("markers", "long: run with --full or -k alone")
     config.addinivalue_line("markers", "float64: left out with --float32, as are cases that have it for a parameter")
     jax.config.update("jax_enable_x64", not config.getoption("--float32"))
@@ -60,12 +63,13 @@ def pytest_collection_modifyitems(config, items):
     seen = collections.Counter()
     kept, left_out = [], []
     for item in items:
-        marker = item.get_closest_marker("one_in")
-        chosen = marker is None or seen[item.function] % marker.args[0] == 0
+        of, marker = next(item.iter_markers_with_node("one_in"), (item, None))
+        of = item.function if of is item else of
+        chosen = marker is None or seen[of] % marker.args[0] == 0
         chosen &= item.get_closest_marker("long") is None and "quick_run" not in item.fixturenames
         can_run = not (config.getoption("--float32") and needs_float64(item))
         (kept if can_run and (chosen or everything) else left_out).append(item)
-        seen[item.function] += 1
+        seen[of] += 1
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 

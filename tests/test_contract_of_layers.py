@@ -58,6 +58,7 @@ TOLD = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("mistake", TOLD)
 def test_mistake_is_told_with_the_layers_name(mistake):
     error, message = TOLD[mistake]

@@ -104,6 +104,7 @@ def test_lecun_weights_keep_the_mean_square(scheme, key):
     assert_mean(z**2 / np.square(a).mean(), 1)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("scheme", [he_normal, he_uniform], ids=lambda scheme: scheme.__name__)
 def test_he_weights_keep_the_variance_through_relu_layers(scheme, key):
     """Through 20 layers of width n = 512, within 6% a layer; LeCun's weights would halve it at each.

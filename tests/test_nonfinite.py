@@ -90,6 +90,7 @@ def constant_updates(value, at):
     return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("value", "step", "what"),
     [

@@ -29,6 +29,7 @@ from tests.optimizer_cases import (
 )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CASES)
 def test_updates_and_state_equal_optax_over_1000_steps(name):
     ours, theirs, fields = CASES[name]

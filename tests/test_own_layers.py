@@ -204,7 +204,7 @@ def test_gradient_is_that_of_autodiff(case):
     assert_close(by_hand, automatic, 1e-13)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_fit_with_the_update_inside_the_backward_pass_and_observed_is_the_same(case):
     network, _, x = case
     options: Any = {"key": jax.random.key(0), "batch_size": 5, "epochs": 3}
@@ -271,7 +271,7 @@ def test_layer_of_integers_keeps_them_in_a_narrow_dtype():
     assert_close(outputs, expected, 2e-2)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_sweep_and_batches_train_it_as_fit_does(case):
     network, _, x = case
     keys = jax.random.split(jax.random.key(0), 2)

@@ -113,6 +113,7 @@ def test_validation_compiles_once_for_all_data_of_a_form():
     assert compiled_programs(FIT._run_epochs) == compiled
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("run", [train, stream], ids=["fit", "fit_batches"])
 def test_a_resumed_run_has_the_same_validation_and_the_same_best(tmp_path, run):
     whole = run(**HELD)
@@ -227,6 +228,7 @@ def test_batches_bring_weights_along():
     assert_close(streamed.params, train(epochs=1, sample_weight=weight)[0].params, 1e-12)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("step", [jn.training.train_step, jn.readings.updating_step, jn.observed_step])
 def test_every_step_takes_weights(step):
     network = jn.serial(

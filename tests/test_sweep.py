@@ -62,6 +62,7 @@ def assert_members_equal_fit(trained, data, optimizers, keys, network=NETWORK, *
             assert (state.key[i, j] == alone.key).all()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("chunk", [6, 2])
 def test_every_network_is_what_fit_makes_of_it(data, chunk):
     """Whole columns of the grid, and tiles that overlap."""
@@ -310,11 +311,11 @@ SWEPT = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "stacked", [lambda make: make(RATES), lambda make: jax.vmap(make)(RATES)], ids=["array", "vmap"]
 )
 @pytest.mark.parametrize("name", SWEPT)
-@pytest.mark.one_in(4)
 def test_anybodys_optimizer_is_swept(data, name, stacked):
     make, plain = SWEPT[name]
     with jax.numpy_dtype_promotion("standard"):

@@ -45,7 +45,7 @@ def steps(step, optimizer, state, data, network=NETWORK):
     return jax.lax.scan(body, state, length=6)
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(10)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_the_whole_gradient(name, data):
     optimizer = OPTIMIZERS[name]

@@ -40,6 +40,7 @@ def test_all_examples_without_replacement_have_no_noise(quick_run):
     assert np.all(noise["finite population"][-1] == 0)
 
 
+@pytest.mark.long
 def test_batches_of_one_class_turn_the_verdict():
     result = run(how=batch_sizes.ONE_CLASS)
     assert not result.holds

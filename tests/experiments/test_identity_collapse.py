@@ -46,6 +46,7 @@ def test_no_line_classifies_more_than_two_thirds(name):
     assert identity_collapse.BEST_LINE - 0.01 < accuracy.max() <= identity_collapse.CEILING
 
 
+@pytest.mark.long
 def test_another_activation_than_the_identity_turns_the_verdict():
     broken = identity_collapse.run(OPTIONS, steps, hidden=jaxnet.tanh)
     assert [m.holds for m in broken.measurements if "affine map" in m.name] == [False, False]

@@ -55,6 +55,7 @@ def test_measured_variances_are_those_of_an_explicit_loop():
     np.testing.assert_allclose(delta[0], back[::-1], rtol=1e-10)
 
 
+@pytest.mark.long
 def test_a_scheme_under_another_name_turns_the_verdict():
     swapped = initialization.SCHEMES | {"He": jaxnet.initializers.lecun_normal}
     broken = initialization.judge(initialization.signals(OPTIONS, steps, schemes=swapped))

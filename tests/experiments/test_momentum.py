@@ -35,6 +35,7 @@ def test_travel_of_gradient_descent_is_a_geometric_sum(quick_run):
     np.testing.assert_allclose(drawn["gradient descent"]["across"], expected, rtol=1e-12)
 
 
+@pytest.mark.long
 def test_without_memory_the_verdict_turns():
     result = run(memory=0.0)
     assert not result.holds

@@ -48,6 +48,7 @@ def test_a_turned_valley_is_the_same_to_gradient_descent(name, quick_run):
     np.testing.assert_allclose(turned[small], along[small], rtol=1e-9)
 
 
+@pytest.mark.long
 def test_a_large_eps_turns_the_verdict():
     result = run(eps=1.0)
     assert not result.holds

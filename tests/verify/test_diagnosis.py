@@ -8,6 +8,8 @@ import pytest
 from jaxnet.verify import verify_gradient, verify_vjp
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal
 
+pytestmark = pytest.mark.one_in(3)
+
 
 def changed(spoil):
     """The dense rule with (grad_x, grad_weight, grad_bias) replaced by spoil(those, args, ct)."""

@@ -10,6 +10,8 @@ import pytest
 from jaxnet.verify import verify_vjp
 from tests.verify.rules import kind, normal
 
+pytestmark = pytest.mark.one_in(4)
+
 
 def autodiff(function, factor=1.0):
     """Autodiff as the rule, or, with a factor, a wrong one."""
@@ -253,6 +255,7 @@ def test_whole_number_that_is_computed_from_arguments_is_not_rounded(key, factor
         assert "generic points" not in str(report)
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("options", [{}, {"native": True}], ids=["", "native"])
 def test_what_float64_leaves_of_terms_that_cancel_is_no_kink(seed, options):

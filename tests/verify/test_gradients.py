@@ -13,6 +13,8 @@ from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
 from tests.compare import WIDEST
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal, squares, squares_rule
 
+pytestmark = pytest.mark.one_in(3)
+
 
 class Params(NamedTuple):
     weight: jax.Array
@@ -182,6 +184,7 @@ def test_custom_vjp_passes_when_right(key):
     verify_custom_vjp(softplus_with(softplus_forward, softplus_backward), normal(4), key=key).raise_if_failed()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("forward", "backward", "path", "expected_kind"),
     [
@@ -383,6 +386,7 @@ def test_finding_names_the_leaf(key):
     assert set(report.leaves) == {"[0].weight", "[0].bias", "[1].weight", "[1].bias"}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("factor", "kind"), [(0.0, "mask"), (1.001, "scale")])
 def test_one_wrong_element_of_200704_is_found(factor, kind, key):
     def function(weight, x):

@@ -10,6 +10,8 @@ import pytest
 from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
 from tests.verify.rules import first, kind, normal
 
+pytestmark = pytest.mark.one_in(4)
+
 
 def with_rule(function, forward, backward, **options):
     """A function with its rule."""
@@ -207,6 +209,7 @@ def implicit_rule(scale, steps):
     return backward
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_residual_of_an_iteration_counts_as_rounding(seed):
     """The implicit function theorem at a z that is right to 1e-5: the derivative of the iteration differs as much."""
@@ -339,6 +342,7 @@ def balanced_gradient(params, x, y):
     return [(hidden.T @ x, hidden.sum(0)), (delta.T @ a, delta.sum(0))]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_sums_that_cancel_are_nobody_s_mistake(seed, key):
     """As many 1s as 0s, and small weights: what is left of a bias gradient is as small as its rounding."""
@@ -368,6 +372,7 @@ def test_mistake_is_named_where_the_cost_is_written_as_in_the_course(key):
     assert "is replaced by 1 - a" in first(report).explanation
 
 
+@pytest.mark.long
 def test_diagnosis_of_a_deep_function_is_bounded(key):
     """Sixteen layers and a mistake that nobody simulates: the verdict comes all the same."""
 

@@ -28,6 +28,8 @@ from jaxnet.verify import verify_layer, verify_network
 from tests.changed import Changed, Written
 from tests.verify.rules import first, normal
 
+pytestmark = pytest.mark.one_in(3)
+
 LAYERS = {
     "dense": dense(4, 3, dtype="float32"),
     "serial": serial(dense(4, 4, dtype="float32"), elementwise(tanh), dense(4, 2, dtype="float32")),
@@ -85,6 +87,7 @@ def test_layer_in_its_own_dtype_is_judged(native, key):
     assert not verify_layer(TRANSPOSED, normal(5, 4), key=key, native=native)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_network_in_half_precision_alone_is_judged(dtype, key):
     network = mlp((4, 3, 2), tanh, dtype=dtype)
@@ -153,6 +156,7 @@ def test_layer_is_found_wrong(layer, path, kind, key):
     assert (found.path, found.kind) == (path, kind)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("parts", "part", "path", "kind"),
     [

@@ -7,6 +7,8 @@ import pytest
 from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal
 
+pytestmark = pytest.mark.one_in(2)
+
 LOSSES = {"precision", "non_finite"}
 
 

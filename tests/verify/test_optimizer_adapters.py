@@ -17,6 +17,8 @@ from jaxnet.verify.optimizers.sequences import STEPS, sequences
 from jaxnet.verify.optimizers.sides import Way
 from tests.verify.rules import normal
 
+pytestmark = pytest.mark.one_in(2)
+
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
 DESCENT = jaxnet.gradient_descent(0.1)
 HEAVY_BALL = jaxnet.optimizers.heavy_ball(0.1, 0.5)

@@ -10,6 +10,8 @@ import pytest
 
 from jaxnet import from_step, gradient_descent, verify_optimizer
 
+pytestmark = pytest.mark.one_in(2)
+
 PARAMETERS = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2), "b": np.ones(2, np.float32)}
 KEY = jax.random.key(0)
 

@@ -11,6 +11,8 @@ import pytest
 import jaxnet
 from jaxnet.verify import from_step, verify_optimizer
 
+pytestmark = pytest.mark.one_in(3)
+
 PARAMS = {"weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.full(3, 0.2, np.float32)}
 HALVES = {dtype: jax.tree.map(lambda p, d=dtype: jnp.asarray(p, d), PARAMS) for dtype in ("bfloat16", "float16")}
 KEY = jax.random.key(0)

@@ -14,6 +14,8 @@ from jaxnet.verify import verify_optimizer
 from jaxnet.verify.optimizers import comparison
 from tests.verify.rules import normal
 
+pytestmark = pytest.mark.one_in(3)
+
 PARAMS = {"b": normal(2), "w": normal(3, 2, seed=1)}
 REFERENCE = jaxnet.optimizers.heavy_ball(0.01)
 KEY = jax.random.key(5)
