@@ -22,6 +22,8 @@ from experiments.benchmark.workloads import LARGE, Workload, problem
 from experiments.experiment import Options, Result
 from tests.compare import assert_close
 
+pytestmark = pytest.mark.one_in(2)
+
 WORKLOADS = {
     "Adam": Workload((6, 5, 3), 8, 3, 2),
     "descent": Workload((4, 3, 2, 1), 8, 1, 2, hidden="sigmoid", loss="binary", adam=False, learning_rate=0.1),

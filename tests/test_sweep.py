@@ -30,6 +30,8 @@ from jaxnet.optimizers import momentum
 from jaxnet.training.tiles import chosen_chunk, cores, tiles_of
 from tests.compare import assert_close, compiled_programs
 
+pytestmark = pytest.mark.one_in(2)
+
 MODULE = import_module("jaxnet.training.sweep")  # the attribute of this name is the function
 M, N, CLASSES = 50, 4, 3
 NETWORK = mlp((N, 6, CLASSES), initializer=lecun_uniform)

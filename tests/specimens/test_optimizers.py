@@ -16,7 +16,7 @@ def verdict(specimen):
         return specimen.case.verify(jax.random.key(0))
 
 
-@pytest.mark.one_in(40)
+@pytest.mark.one_in(80)
 @pytest.mark.parametrize("specimen", OPTIMIZER_MISTAKES, ids=lambda specimen: specimen.name)
 def test_mistake_is_found_and_named(specimen):
     report = verdict(specimen)
@@ -24,7 +24,7 @@ def test_mistake_is_found_and_named(specimen):
     assert specimen.named_by(report), str(report)
 
 
-@pytest.mark.one_in(40)
+@pytest.mark.one_in(80)
 @pytest.mark.parametrize("specimen", RIGHT_OPTIMIZERS, ids=lambda specimen: specimen.name)
 def test_right_optimizer_passes(specimen):
     verdict(specimen).raise_if_failed()

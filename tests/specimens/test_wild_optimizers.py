@@ -139,7 +139,7 @@ def named(specimens):
     return pytest.mark.parametrize("specimen", specimens, ids=lambda specimen: specimen.name)
 
 
-@pytest.mark.one_in(30)
+@pytest.mark.one_in(90)
 @pytest.mark.float64
 @named([s for s in WILD_OPTIMIZER_FAULTS if s.kind not in ABOUT_FORM + ABOUT_DIGITS])
 def test_fault_is_wrong(specimen):
@@ -153,7 +153,7 @@ def test_fault_loses_digits(specimen):
     assert error(specimen.case, own_dtype=True, steps=MANY if specimen.kind == "precision" else STEPS) > 2e-3
 
 
-@pytest.mark.one_in(30)
+@pytest.mark.one_in(90)
 @pytest.mark.float64
 @named(WILD_RIGHT_OPTIMIZERS)
 def test_mended_or_unusual_optimizer_is_right(specimen):
