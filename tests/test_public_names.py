@@ -110,15 +110,16 @@ def proves() -> None:
     assert jaxnet.verify_optimizer(rule, jaxnet.gradient_descent(0.1), jnp.ones(3), key=key)
 
 
-def uses_torch() -> object:
-    import torch
-
-    return jaxnet.from_torch(lambda tensors: torch.optim.SGD(tensors, lr=0.1))
-
-
 def test_a_user_s_program_with_every_public_name(tmp_path):
     trains(tmp_path)
     proves()
+
+
+def test_optimizers_of_torch_are_taken():
+    torch = pytest.importorskip("torch")
+    sgd = jaxnet.from_torch(lambda tensors: torch.optim.SGD(tensors, lr=0.5))
+    updates, _ = sgd.update(jnp.ones(2), sgd.init(jnp.ones(2)), jnp.ones(2))
+    np.testing.assert_allclose(updates, -0.5)
 
 
 def test_no_public_name_is_left_out():

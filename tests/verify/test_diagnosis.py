@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.verify import verify_gradient, verify_vjp
+from jaxnet.verify import mistakes, verify_gradient, verify_vjp
+from jaxnet.verify.mistakes.evidence import Hypothesis, Level
 from tests.verify.rules import dense, dense_args, dense_rule, first, kind, normal
 
 pytestmark = pytest.mark.one_in(3)
@@ -143,6 +144,45 @@ def test_diagonal_of_the_softmax_is_named(key):
     found = first(verify_vjp(jax.nn.softmax, backward, normal(3, 4), key=key))
     assert found.kind == "missing_term"
     assert "diagonal" in found.explanation
+
+
+def unit(x):
+    return x / jnp.sqrt((x * x).sum())
+
+
+def scaled_attention(q, k):
+    return jax.nn.softmax(q @ k.T / jnp.sqrt(q.shape[-1]).astype(q.dtype))
+
+
+def scaled_attention_without_the_sum(args, ct):
+    q, k = args
+    root = jnp.sqrt(q.shape[-1]).astype(q.dtype)
+    ds = scaled_attention(q, k) * ct
+    return ds @ k / root, ds.T @ q / root
+
+
+@pytest.mark.parametrize(
+    ("function", "backward", "shapes"),
+    [
+        (unit, lambda args, ct: (ct / jnp.sqrt((args[0] * args[0]).sum()),), [(6,)]),
+        (scaled_attention, scaled_attention_without_the_sum, [(5, 4), (3, 4)]),
+    ],
+    ids=["length of a unit vector", "sum of a softmax"],
+)
+def test_path_through_a_sum_is_named_beside_a_scalar_operand(function, backward, shapes, key):
+    report = verify_vjp(function, backward, *(normal(*shape, seed=i) for i, shape in enumerate(shapes)), key=key)
+    assert {finding.kind for finding in report.findings} == {"missing_term"}
+    assert "through operand 2 of `div`" in first(report).explanation
+
+
+def test_hypothesis_that_cannot_be_tried_is_told(key, monkeypatch):
+    def broken(evidence):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(mistakes, "HYPOTHESES", [Hypothesis(Level.WHOLE, broken, ("sign",))])
+    found = first(verify_vjp(jnp.tanh, lambda args, ct: (args[0],), normal(3), key=key))
+    assert found.kind == "unknown"
+    assert "some could not be tried, the first for a ZeroDivisionError" in found.explanation
 
 
 def test_forgotten_skip_connection_is_named(key):

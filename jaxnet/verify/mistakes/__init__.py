@@ -46,13 +46,16 @@ def _of_leaf(evidence: Evidence) -> Verdict:
 
 
 def _tried(hypothesis: Hypothesis, evidence: Evidence) -> Verdict | None:
-    """What a hypothesis says; None where it cannot be tried, as on a function that JAX cannot trace."""
+    """What a hypothesis says; None where it cannot be tried, as on a function that JAX cannot trace, which is told."""
     try:
         return hypothesis.test(evidence)
-    except Exception:  # a name that cannot be found is no reason to lose the verdict
+    except Exception as error:  # a name that cannot be found is no reason to lose the verdict
+        evidence.kept("untried", list).append(type(error).__name__)
         return None
 
 
 def _cut_short(evidence: Evidence) -> str:
-    search = evidence.memory.get("search")
+    search, untried = evidence.memory.get("search"), evidence.memory.get("untried")
+    if untried:
+        return f" (some could not be tried, the first for a {untried[0]})"
     return "" if search is None or search.complete else " (the search stopped before its end)"

@@ -22,7 +22,7 @@ PAIRS = 300  # simulations of mistakes that are made on one path alone
 
 # Of mistakes that explain the same leaves the likelier one: a g' is left out more often than a path is cut.
 LIKELIHOOD = (
-    "activation", "missing_factor", "transpose", "accumulation", "mask", "sign", "scale", "value", "missing_term",
+    "activation", "missing_factor", "transpose", "accumulation", "mask", "missing_term", "sign", "scale", "value",
 )  # fmt: skip
 
 

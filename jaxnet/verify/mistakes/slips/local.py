@@ -74,8 +74,9 @@ def at(operation: Operation, surgery: Surgery, simulated: Simulated, point: Leav
 
 
 def fitted(value: Floats, shape: tuple[int, ...]) -> Floats:
-    """A cotangent summed over the axes along which an operand of this shape was broadcast."""
+    """A cotangent summed over the axes along which an operand of this shape was broadcast, which a scalar may lack."""
     value = np.asarray(value)
+    value = value.sum(axis=tuple(range(value.ndim - len(shape))))
     axes = tuple(i for i, (a, b) in enumerate(zip(value.shape, shape, strict=True)) if b == 1 < a)
     return np.broadcast_to(value.sum(axis=axes, keepdims=True), shape) if value.shape != shape else value
 
