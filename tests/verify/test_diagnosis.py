@@ -150,6 +150,11 @@ def unit(x):
     return x / jnp.sqrt((x * x).sum())
 
 
+def unit_or_leaking(x):
+    """A comparison is an operation without a derivative."""
+    return jnp.where(x > 0, unit(x), 0.1 * x)
+
+
 def scaled_attention(q, k):
     return jax.nn.softmax(q @ k.T / jnp.sqrt(q.shape[-1]).astype(q.dtype))
 
@@ -165,9 +170,14 @@ def scaled_attention_without_the_sum(args, ct):
     ("function", "backward", "shapes"),
     [
         (unit, lambda args, ct: (ct / jnp.sqrt((args[0] * args[0]).sum()),), [(6,)]),
+        (
+            unit_or_leaking,
+            lambda args, ct: (ct * jnp.where(args[0] > 0, 1 / jnp.sqrt((args[0] * args[0]).sum()), 0.1),),
+            [(6,)],
+        ),
         (scaled_attention, scaled_attention_without_the_sum, [(5, 4), (3, 4)]),
     ],
-    ids=["length of a unit vector", "sum of a softmax"],
+    ids=["length of a unit vector", "beside a comparison", "sum of a softmax"],
 )
 def test_path_through_a_sum_is_named_beside_a_scalar_operand(function, backward, shapes, key):
     report = verify_vjp(function, backward, *(normal(*shape, seed=i) for i, shape in enumerate(shapes)), key=key)

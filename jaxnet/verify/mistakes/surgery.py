@@ -107,14 +107,14 @@ def _open(program: ClosedJaxpr) -> _Opened:
             else:
                 rows.append((number, equation))
                 changing = _changing(equation)
-                for j, variable in enumerate(equation.outvars):
-                    if is_float(shaped(variable)) and changing:
-                        places[number, -1 - j] = (*lengths, *shaped(variable).shape)
+                results = [(number, -1 - j) for j, v in enumerate(equation.outvars) if is_float(shaped(v)) and changing]
+                for site in results:
+                    places[site] = (*lengths, *shaped(equation.outvars[-1 - site[1]]).shape)
                 for i in changing:
                     places[number, i] = (*lengths, *shaped(equation.invars[i]).shape)
                     name = _name(equation)
                     repeats = int(np.prod(lengths)) if lengths else 1
-                    operations.append(Operation(number, equation, name, i, (number, -1), repeats))
+                    operations.append(Operation(number, equation, name, i, results[0], repeats))
         repeats = int(np.prod(lengths)) if lengths else 1
         operations[first:first] = [chain._replace(repeats=repeats) for chain in _chains(rows, jaxpr)]
 
@@ -131,7 +131,9 @@ def _name(equation: JaxprEqn) -> str:
 
 
 def _changing(equation: JaxprEqn) -> list[int]:
-    """Which operands carry a derivative."""
+    """Which operands carry a derivative; none of a comparison, say, whose results are no floats."""
+    if not any(is_float(shaped(v)) for v in equation.outvars):
+        return []
     return [i for i, v in enumerate(equation.invars) if not isinstance(v, Literal) and is_float(shaped(v))]
 
 
@@ -228,7 +230,7 @@ class _Walk:
             seen[site] = value
             return _opened(value, self.extra[site], self.factors[site]) if site in self.extra else value
 
-        if (self.number, -1) not in self.extra:
+        if not any((self.number, -1 - j) in self.extra for j in range(len(equation.outvars))):
             return compute(equation, inputs), seen
         inputs = [open_at(i, value) for i, value in enumerate(inputs)]
         return [open_at(-1 - j, value) for j, value in enumerate(compute(equation, inputs))], seen
