@@ -4,6 +4,7 @@ import ast
 import graphlib
 import pydoc
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,12 @@ def test_names_that_stood_here_are_found_with_a_warning():
     for name in ("jnp", "nothing", "_fresh"):
         with pytest.raises(AttributeError, match=f"module 'jaxnet' has no attribute '{name}'"):
             getattr(jaxnet, name)
+
+
+def test_types_are_checked_at_run_time_everywhere_but_in_the_verifier():
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    checked = settings["addopts"].split("--jaxtyping-packages=")[1].split(",")
+    rooms = {
+        f"jaxnet.{path.stem}" for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {name for name in checked if name.startswith("jaxnet.")} == rooms - {"jaxnet.__init__", "jaxnet.verify"}

@@ -298,3 +298,10 @@ def test_repeat_refuses_layers_that_change_the_shape(key):
 def test_what_is_no_layer_or_activation_is_refused(build, argument, message):
     with pytest.raises(TypeError, match=message):
         build(argument)
+
+
+@pytest.mark.parametrize("make", [residual, lambda layer: repeat(layer, 2)], ids=["residual", "repeat"])
+def test_inputs_may_be_arrays_of_numpy(make, key):
+    network, x = make(dense(3, 3)), np.linspace(-1, 1, 6).reshape(2, 3)
+    params = network.init(key)
+    assert_close(network.forward(params, x)[0], network.forward(params, jnp.asarray(x))[0], 1e-15)

@@ -78,7 +78,7 @@ def trains(folder: Path) -> None:
     xs, ys = jaxnet.place_batch(x, y, mesh)
 
     @jax.jit
-    def steps(state, x, y):
+    def steps(state: jaxnet.training.TrainState, x: jax.Array | np.ndarray, y: jax.Array | np.ndarray):
         value, gradient = jaxnet.cost_and_gradient(model, loss)(state.params, x, y)
         assert jax.tree.structure(gradient) == jax.tree.structure(state.params)
         change = value - jaxnet.cost(model, loss)(state.params, x, y)
