@@ -23,7 +23,7 @@ from jaxnet.training.epochs import Task, epoch_batches, run_epochs
 from jaxnet.training.history import Best, History, Measured
 from jaxnet.training.nonfinite import Failure, OnNonfinite, all_finite, first_failure
 from jaxnet.training.parallel import check_all_divide, place_examples
-from jaxnet.training.run import OnEpoch, Run, beginning, copied, copied_over
+from jaxnet.training.run import OnEpoch, Run, beginning, capacity_of_calls, copied, copied_over
 from jaxnet.training.validation import Metric, checked_metrics, checked_validation, unbeaten
 
 # A compiled call runs about so long before the host hears of it, or longer, so that only a share of the time goes into
@@ -123,7 +123,7 @@ def fit(
     optimizer, begun = beginning(network, loss, optimizer, key, state, mesh)
     network = (network if compute_dtype is None else in_precision(network, compute_dtype)).without_init()
     examples, judged = checked_data(network, loss, begun.params, (x, y, sample_weight), validation, mesh, batch_size)
-    capacity = max(1, min(CHUNK_EPOCHS, CHUNK_EXAMPLES // count(examples.x)))
+    capacity = capacity_of_calls(min(CHUNK_EPOCHS, CHUNK_EXAMPLES // count(examples.x)), on_epoch)
     task = Task(network, loss, batch_size, capacity, observe_every, checked_metrics(metrics, validation), mesh)
     trainer = _Trainer(task, optimizer, examples, judged)
     before = None

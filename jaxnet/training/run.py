@@ -63,6 +63,11 @@ def beginning(
     return optimizer, begun if mesh is None else place_state(begun, mesh)
 
 
+def capacity_of_calls(most: int, on_epoch: OnEpoch | None) -> int:
+    """Epochs that a compiled call has room for, and draws the order of: a callback is told of each, so one."""
+    return max(1, most) if on_epoch is None else 1
+
+
 @jax.jit
 def copied(state: TrainState) -> TrainState:
     """A copy that outlives the donation of the state's buffers to the next step."""

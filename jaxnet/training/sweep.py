@@ -29,7 +29,7 @@ from jaxnet.step import TrainState, init_state
 from jaxnet.training.epochs import Task, run_epochs
 from jaxnet.training.fit import CHUNK_EXAMPLES, checked_data
 from jaxnet.training.history import Best, History, Measured
-from jaxnet.training.run import OnEpoch, Run
+from jaxnet.training.run import OnEpoch, Run, capacity_of_calls
 from jaxnet.training.tiles import Tile, bytes_touched, chosen_chunk, cores, gathered, joined, tiles_of
 from jaxnet.training.validation import Metric, checked_metrics, unbeaten
 
@@ -167,7 +167,7 @@ def sweep(
         chunk = chosen_chunk(touched, shape, workers, examples.x)
     tiles = tiles_of(shape, positive_integer("chunk", chunk))
     of_key = len(range(*tiles[0].keys.indices(shape[1])))
-    capacity = max(1, min(CALL_EPOCHS, CHUNK_EXAMPLES // (count(examples.x) * of_key)))
+    capacity = capacity_of_calls(min(CALL_EPOCHS, CHUNK_EXAMPLES // (count(examples.x) * of_key)), on_epoch)
     names = checked_metrics(metrics, validation)
     task = Task(network.without_init(), loss, batch_size, capacity, observe_every, names)
     grid = _Grid(task, optimizers, tiles, shape, examples, judged, devices or [None])
