@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxnet.activations import ALL as ACTIVATIONS
 from jaxnet.activations import elu_with, leaky_relu_with
 from jaxnet.initializers import constant, he_normal, lecun_normal
 from jaxnet.layers import ALL as LAYERS
-from jaxnet.layers import map_layers
+from jaxnet.layers import dense_transpose, map_layers, tied
 from tests.changed import Changed
 from tests.compare import WIDEST, assert_close, random_like
 
@@ -274,6 +275,36 @@ def test_residual_refuses_layers_that_change_the_shape_and_concatenate_none(key)
         layer.forward(layer.init(key), jnp.ones((7, 4)))
     with pytest.raises(ValueError, match="concatenate needs at least one layer"):
         concatenate()
+
+
+def test_tied_has_the_shared_parameters_once_and_refuses_ends_that_differ(key):
+    layer = tied(elementwise(tanh), dense(4, 3), dense_transpose(4, 3))
+    own, shared = layer.init(key)
+    assert (own, shared.weight.shape) == ((), (3, 4))
+    x = jnp.linspace(-1, 1, 8).reshape(2, 4)
+    h = jnp.tanh(x @ shared.weight.T + jnp.broadcast_to(shared.bias, (2, 3)))
+    assert_close(layer.forward((own, shared), x)[0], h @ shared.weight, 1e-15)
+    assert repr(layer) == "tied(elementwise(tanh), dense(4, 3), dense_transpose(4, 3))"
+    with pytest.raises(ValueError, match=r"tied layers have the same parameters: those of dense 4→3 are .*, those of"):
+        tied(elementwise(tanh), dense(4, 3), dense_transpose(3, 4))
+    with pytest.raises(ValueError, match=r"dense_transpose 3→4 needs inputs of shape \(\.\.\., 3\), got \(2, 4\)"):
+        dense_transpose(4, 3).forward(shared, x)
+
+
+def test_tied_computes_compiled_what_two_layers_compute(key):
+    """The shared leaf is asked twice in each pass; what that repeats is not computed."""
+    layer = tied(dense(30, 30), dense(40, 30), dense_transpose(40, 30))
+    plain = serial(dense(40, 30), dense(30, 30), dense_transpose(40, 30))
+
+    def flops(layer):
+        def passes(params, x):
+            outputs, cache = layer.forward(params, x)
+            return outputs, layer.backward(params, cache, outputs)
+
+        costs: Any = jax.jit(passes).lower(layer.init(key), jnp.ones((50, 40))).compile().cost_analysis()
+        return costs["flops"]
+
+    assert flops(layer) < 1.02 * flops(plain)
 
 
 def test_repeat_refuses_layers_that_change_the_shape(key):

@@ -53,6 +53,18 @@ class Rows(jn.Layer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scores(Rows):
+    """How well each row of the table fits: z = table a."""
+
+    def forward(self, params, inputs):
+        return inputs @ params["table"].T, inputs
+
+    def backward(self, params, cache, grad_outputs):
+        rows = [leaf.reshape(-1, leaf.shape[-1]) for leaf in (grad_outputs, cache)]
+        return grad_outputs @ params["table"], {"table": rows[0].T @ rows[1]}
+
+
+@dataclasses.dataclass(frozen=True)
 class Differences(jn.Layer):
     """A convolution with a window of two: z_t = w₀ a_t + w₁ a_(t+1)."""
 
@@ -174,6 +186,8 @@ class Autoencoder(jn.Layer):
 
 M, N = 12, 6
 dense = functools.partial(jn.dense, dtype=WIDEST)
+dense_transpose = functools.partial(jn.layers.dense_transpose, dtype=WIDEST)
+tied = jn.layers.tied
 TANH = jn.elementwise(jn.tanh)
 X = random_like(jax.ShapeDtypeStruct((M, N), WIDEST), seed=3)
 TOKENS = jnp.arange(M) * 7 % 5
@@ -185,6 +199,11 @@ NETWORKS = {
     "two ways": (jn.serial(jn.concatenate(dense(N, 4), Norm()), TANH, dense(4 + N, 3)), X),
     "embedding": (jn.serial(Rows(5, 4), TANH, dense(4, 3)), TOKENS),
     "tied weights": (jn.serial(Autoencoder(N, 4), dense(N, 3)), X),
+    "tied embedding": (tied(jn.serial(Norm(), dense(4, 4), TANH), Rows(5, 4), Scores(5, 4)), TOKENS),
+    "repeated tied": (
+        jn.serial(jn.repeat(tied(TANH, dense(N, 4), dense_transpose(N, 4)), 2), dense(N, 3)),
+        X,
+    ),
     "two inputs": (jn.serial(Both((dense(N, 4), Rows(5, 4))), Gated(), dense(4, 3)), (X, TOKENS)),
 }
 LABELS = jnp.arange(M) % 3
@@ -344,3 +363,23 @@ class NoBackward(jn.Layer):
 def test_layer_without_a_pass_cannot_be_made():
     with pytest.raises(TypeError, match=r"abstract method '?backward"):
         NoBackward()  # pyright: ignore[reportAbstractUsage]
+
+
+@pytest.mark.one_in(3)
+def test_verifier_judges_networks_of_them(case, key):
+    network, _, x = case
+    jn.verify_network(network, LOSS, x, LABELS, key=key).raise_if_failed()
+
+
+def test_shared_parameters_are_judged_once_and_the_half_of_their_gradient_that_is_wrong_is_found(key):
+    @dataclasses.dataclass(frozen=True)
+    class Halved(Scores):
+        def backward(self, params, cache, grad_outputs):
+            grad_inputs, gradient = super().backward(params, cache, grad_outputs)
+            return grad_inputs, {"table": gradient["table"] / 2}
+
+    wrong = tied(jn.serial(Norm(), dense(4, 4)), Rows(5, 4), Halved(5, 4))
+    report = jn.verify_network(wrong, LOSS, TOKENS, LABELS, key=key)
+    assert not report
+    assert report.findings[0].part == "Rows(5, 4) and Halved(5, 4)"
+    assert "one path counts 0.5 times" in report.findings[0].explanation

@@ -2,10 +2,11 @@
 
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
 from jaxnet.layers.contract import abstract_passes
-from jaxnet.layers.dense import Dense, dense
+from jaxnet.layers.dense import Dense, dense, dense_transpose
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
 from jaxnet.layers.table import ALL, Sample
+from jaxnet.layers.tied import tied
 
 __all__ = [
     "ALL",
@@ -18,6 +19,7 @@ __all__ = [
     "check_layer",
     "concatenate",
     "dense",
+    "dense_transpose",
     "elementwise",
     "map_layers",
     "pull",
@@ -25,4 +27,5 @@ __all__ = [
     "residual",
     "run",
     "serial",
+    "tied",
 ]

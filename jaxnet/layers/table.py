@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from jaxnet.activations import sigmoid, tanh
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
-from jaxnet.layers.dense import dense
+from jaxnet.layers.dense import dense, dense_transpose
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.layers.layer import Layer
+from jaxnet.layers.tied import tied
 
 
 class Sample(NamedTuple):
@@ -28,9 +29,13 @@ def _hidden(dtype: Any) -> Layer:
 
 ALL = {
     "dense": Sample(lambda dtype: dense(4, 3, dtype=dtype), (4,)),
+    "dense_transpose": Sample(lambda dtype: dense_transpose(3, 4, dtype=dtype), (4,)),
     "elementwise": Sample(lambda dtype: elementwise(sigmoid), (4,)),
     "serial": Sample(lambda dtype: serial(_hidden(dtype), dense(4, 3, dtype=dtype), elementwise(sigmoid)), (4,)),
     "repeat": Sample(lambda dtype: repeat(_hidden(dtype), 5), (4,)),
     "residual": Sample(lambda dtype: serial(residual(_hidden(dtype)), dense(4, 4, dtype=dtype)), (4,)),
     "concatenate": Sample(lambda dtype: concatenate(_hidden(dtype), elementwise(tanh), dense(4, 2, dtype=dtype)), (4,)),
+    "tied": Sample(
+        lambda dtype: tied(elementwise(tanh), dense(4, 3, dtype=dtype), dense_transpose(4, 3, dtype=dtype)), (4,)
+    ),
 }

@@ -93,9 +93,10 @@ def _accurate(x: Array) -> Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-def _mean(x: Array) -> Array:
-    """The mean of x as Σ x/n: divided first, so that the sum of finite numbers cannot overflow."""
-    return (x / max(x.size, 1)).sum()
+def _mean(arrays: list[Array]) -> Array:
+    """The mean of all numbers as Σ x/n: divided first, so that the sum of finite numbers cannot overflow."""
+    n = max(1, sum(x.size for x in arrays))
+    return functools.reduce(jnp.add, [(x / n).sum() for x in arrays])
 
 
 @functools.cache
@@ -115,9 +116,9 @@ class _Observing(Reading):
     def forward(self, params: Any, inputs: Any, *, key: Array | None = None) -> tuple[Any, Any]:
         """The leaf's, and the mean and the variance of its outputs."""
         outputs, cache = run(self.layer, params, inputs, key)
-        a = _accurate(outputs)
-        mean = _mean(a)
-        return outputs, (cache, mean, _mean(jnp.square(a - mean)))
+        arrays = [_accurate(a) for a in jax.tree.leaves(outputs)]
+        mean = _mean(arrays)
+        return outputs, (cache, mean, _mean([jnp.square(a - mean) for a in arrays]))
 
     def backward(self, params: Any, cache: Any, grad_outputs: Any) -> tuple[Any, _Observed]:
         """The leaf's, and what its slope tells, if it has one."""

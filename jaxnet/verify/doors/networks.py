@@ -144,7 +144,8 @@ def _parts_from_the_output(network: Layer, params: Any, x: Any, key: Array) -> l
     parts: dict[Any, Part] = {}
     for path, leaf in _leaves(network):
         own, inputs = entered[path]
-        same = leaf, jnp.shape(inputs), jnp.result_type(inputs)
+        arrays, structure = jax.tree.flatten(inputs)
+        same = leaf, structure, *((jnp.shape(array), jnp.result_type(array)) for array in arrays)
         parts.pop(same, None)
         inside = any(isinstance(array, Tracer) for array in jax.tree.leaves(own))
         parts[same] = Part(path, leaf, leaf.init(key) if inside else own, _concrete(inputs, key))
@@ -162,6 +163,9 @@ def _leaves(network: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
 
 def _concrete(inputs: Any, key: Array) -> Any:
     """The inputs, or, of those inside a scan, normal numbers of their shape."""
-    if not isinstance(inputs, Tracer):
-        return inputs
-    return jnp.asarray(generator_of(key).standard_normal(inputs.shape), inputs.dtype)
+    drawn = generator_of(key)
+
+    def concrete(array: Any) -> Any:
+        return jnp.asarray(drawn.standard_normal(array.shape), array.dtype) if isinstance(array, Tracer) else array
+
+    return jax.tree.map(concrete, inputs)
