@@ -97,14 +97,15 @@ class Level(enum.IntEnum):
     """In which order hypotheses are tried: what says something simple about the whole leaf comes first."""
 
     WHOLE = 1
-    NONLINEAR = 2
-    DIGITS = 3
-    FUNCTION = 4
-    SIMULATED = 5
-    FORWARD = 6
-    PARTS = 7
-    ELEMENTS = 8
-    REST = 9
+    ORDER = 2
+    NONLINEAR = 3
+    DIGITS = 4
+    FUNCTION = 5
+    SIMULATED = 6
+    FORWARD = 7
+    PARTS = 8
+    ELEMENTS = 9
+    REST = 10
 
 
 class Hypothesis(NamedTuple):

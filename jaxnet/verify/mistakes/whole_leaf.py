@@ -1,4 +1,4 @@
-"""Mistakes that turn the right gradient into the wrong one by a sign, a factor, a transpose, a term."""
+"""Mistakes that turn the right gradient into the wrong one by a sign, a factor, a term."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -84,15 +84,6 @@ def _numbers_in_sight(case: Case) -> Iterator[tuple[float, str, str]]:
     yield 2, "a factor 2, or a missing ½, as of the derivative of a square", "the 2 of a square's derivative is missing"
 
 
-def transposed(evidence: Evidence) -> Verdict | None:
-    """candidate = expectedᵀ, for a square matrix."""
-    shape = evidence.case.differentiated[evidence.leaf].shape
-    square = len(shape) == 2 and shape[0] == shape[1]
-    if square and evidence.holds(lambda c: c.truth.gradient[evidence.leaf].T):
-        return "transpose", "it is the transpose of the right gradient: swap the factors of the matrix product"
-    return None
-
-
 def another_leaf(evidence: Evidence) -> Verdict | None:
     """The candidate's leaf is the gradient of another one."""
     case, leaf = evidence.case, evidence.leaf
@@ -156,7 +147,6 @@ HYPOTHESES = (
     Hypothesis(Level.WHOLE, non_finite, ("non_finite",)),
     Hypothesis(Level.WHOLE, zero, ("zero",)),
     Hypothesis(Level.WHOLE, proportional, ("sign", "scale")),
-    Hypothesis(Level.WHOLE, transposed, ("transpose",)),
     Hypothesis(Level.WHOLE, another_leaf, ("structure",)),
     Hypothesis(Level.WHOLE, extra_term, ("extra_term", "missing_term")),
 )
