@@ -186,6 +186,50 @@ def test_loop_that_accumulates_in_float32_is_judged_in_float64(key):
     assert kind(verify_custom_vjp(wrong, normal(4, 4), key=key)) == "scale"
 
 
+def carrying(dtype):
+    """h_t = tanh(W h_(t-1) + x_t), the h that is carried being of this dtype by name: no program of float64."""
+
+    def states(W, x):  # noqa: N803
+        def step(h, x):
+            after = jnp.tanh(W @ h + x)
+            return after, (h, after)
+
+        return jax.lax.scan(step, jnp.zeros(3, dtype), x)[1]
+
+    return states
+
+
+def through_time(states, dtype, factor=1.0, before=0):
+    """∂L/∂W = Σ_t δ_t h_(t-1)ᵀ and ∂L/∂x_t = δ_t, from the last step to the first."""
+
+    def backward(args, ct):
+        W, x = args  # noqa: N806
+
+        def step(carry, saved):
+            delta, gradient = carry
+            *h, ct = saved
+            delta = (delta + ct) * (1 - h[1] ** 2)
+            return (W.T @ delta, gradient + jnp.asarray(factor, dtype) * jnp.outer(delta, h[before])), delta
+
+        start = jnp.zeros(3, dtype), jnp.zeros((3, 3), dtype)
+        (_, gradient), of_inputs = jax.lax.scan(step, start, (*states(W, x), ct), reverse=True)
+        return gradient, of_inputs
+
+    return backward
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loop_that_carries_a_dtype_by_name_is_judged_in_float64(dtype, key):
+    states = carrying(dtype)
+    args = normal(3, 3).astype(dtype), normal(5, 3, seed=1).astype(dtype)
+    report = verify_vjp(lambda *args: states(*args)[1], through_time(states, dtype), *args, key=key)
+    report.raise_if_failed()
+    assert "in float64" in report.conditions["judged"]
+    wrong = through_time(states, dtype, 1 + 2 * float(jnp.finfo(dtype).eps))
+    assert kind(verify_vjp(lambda *args: states(*args)[1], wrong, *args, key=key)) == "scale"
+    assert not verify_vjp(lambda *args: states(*args)[1], through_time(states, dtype, before=1), *args, key=key)
+
+
 def test_function_in_numpy_is_judged_by_differences(key):
     x = np.asarray(normal(3))
     report = verify_gradient(lambda x: np.sum(np.sin(x)), np.cos, x, key=key)

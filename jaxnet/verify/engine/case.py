@@ -26,6 +26,18 @@ from jaxnet.verify.engine.precision import (
 from jaxnet.verify.engine.program import calls_back, draws, equations, holds_fixed, narrowings, signature, waits
 
 
+class Own(NamedTuple):
+    """How the user runs a program that cannot be traced in float64, as one whose loop carries float32 by name.
+
+    Attributes:
+        dtypes: of the leaves that are given.
+        double: whether JAX has float64 there.
+    """
+
+    dtypes: tuple[Any, ...]
+    double: bool
+
+
 @dataclass(frozen=True)
 class Function:
     """A function of leaves, hashable where its static arguments are, so that what was compiled for it is found again.
@@ -36,6 +48,7 @@ class Function:
         scalar: whether the output is one number, and the candidate its gradient.
         traced: whether JAX can trace it; if not, it is called.
         lift: whether what it computes in narrower dtypes is computed in float64.
+        own: how it is traced for that, where it cannot be traced in float64.
         side: to which the numbers are moved that it holds in narrower dtypes; 0 for none.
         mixed: whether it closes over NumPy arrays and the user runs it without float64: they are met in two precisions.
         version: what it is when traced, so that a changed one is not taken for its old self.
@@ -46,6 +59,7 @@ class Function:
     scalar: bool = False
     traced: bool = True
     lift: bool = False
+    own: Own | None = None
     side: int = 0
     mixed: bool = False
     version: Hashable = None
@@ -57,7 +71,7 @@ class Function:
     def outputs(self, differentiated: Sequence[Any], fixed: Sequence[Any]) -> Leaves:
         """The function's outputs that are floats, as leaves."""
         if self.lift:
-            return lifted_outputs(self._floats, differentiated, fixed, side=self.side)
+            return lifted_outputs(self._floats, differentiated, fixed, own=self.own, side=self.side)
         if self.mixed:
             return with_own_constants(self._floats, differentiated, fixed)
         return self._floats(differentiated, fixed)
@@ -67,10 +81,16 @@ class Function:
         return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(outputs)) if is_float(leaf)]
 
 
-def lifted_outputs(function: Callable[..., Any], *leaves: Any, side: int = 0) -> Any:
+def lifted_outputs(function: Callable[..., Any], *leaves: Any, own: Own | None = None, side: int = 0) -> Any:
     """function(*leaves) with everything in float64."""
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*leaves)
-    return jax.tree.unflatten(jax.tree.structure(shapes), lifted(program, jax.tree.leaves(leaves), side))
+    flat, structure = jax.tree.flatten(leaves)
+    shapes, double = flat, contextlib.nullcontext()
+    if own is not None:
+        shapes = [jax.ShapeDtypeStruct(np.shape(leaf), dtype) for leaf, dtype in zip(flat, own.dtypes, strict=True)]
+        double = jax.enable_x64(own.double)
+    with double:
+        program, tree = jax.make_jaxpr(function, return_shape=True)(*structure.unflatten(shapes))
+    return jax.tree.unflatten(jax.tree.structure(tree), lifted(program, flat, side))
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ class Candidate:
         value: args -> outputs as the candidate computes them, where it does.
         wants: the outputs' tree with their shapes.
         takes: the dtypes of the cotangents, where it takes no others than those of the outputs.
-        lift, side, mixed, version: as for the function.
+        lift, own, side, mixed, version: as for the function.
     """
 
     call: Callable[[tuple[Any, ...], Any], Any]
@@ -90,6 +110,7 @@ class Candidate:
     wants: Any = field(default=None, compare=False)
     takes: tuple[Any, ...] = ()
     lift: bool = False
+    own: Own | None = None
     side: int = 0
     mixed: bool = False
     version: Hashable = None
@@ -114,7 +135,7 @@ class Candidate:
             return layout.entries(self.answer(layout, *leaves))
 
         if self.lift:
-            return lifted_outputs(answer, differentiated, fixed, cotangent, side=self.side)
+            return lifted_outputs(answer, differentiated, fixed, cotangent, own=self.own, side=self.side)
         if self.mixed:
             return with_own_constants(answer, differentiated, fixed, cotangent)
         return answer(differentiated, fixed, cotangent)
@@ -127,7 +148,11 @@ class Candidate:
         def floats(*leaves: Leaves) -> Leaves:
             return [leaf for leaf in jax.tree.leaves(value(layout.arguments(*leaves))) if is_float(leaf)]
 
-        return lifted_outputs(floats, differentiated, fixed) if self.lift else floats(differentiated, fixed)
+        if not self.lift:
+            return floats(differentiated, fixed)
+        given = len(jax.tree.leaves((differentiated, fixed)))
+        own = self.own and self.own._replace(dtypes=self.own.dtypes[:given])
+        return lifted_outputs(floats, differentiated, fixed, own=own)
 
 
 class Traits(NamedTuple):
@@ -192,7 +217,10 @@ class Case(NamedTuple):
 
     def as_written(self) -> "Case":
         """With the casts to narrower dtypes as they are written."""
-        function, candidate = replace(self.function, lift=False), replace(self.candidate, lift=False, takes=())
+        function, candidate = (
+            replace(self.function, lift=False, own=None),
+            replace(self.candidate, lift=False, own=None, takes=()),
+        )
         return self._replace(function=function, candidate=candidate)
 
     def fixed_in(self, exact: bool) -> Leaves:
@@ -338,6 +366,9 @@ def memoized(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def with_casts_lifted(case: Case) -> Case:
     """The case with function and candidate in float64 throughout, where they cast to narrower dtypes."""
+    dtypes = [leaf.dtype for leaf in [*case.differentiated, *case.fixed, *case.outputs]]
+    every = Own(tuple(dtypes), has_float64())
+    given = every._replace(dtypes=every.dtypes[: len(dtypes) - len(case.outputs)])
     with in_float64():
         point, fixed = widened(case.differentiated), case.fixed_in(True)
         cotangent = [np.zeros(shape.shape) for shape in case.outputs]
@@ -345,15 +376,18 @@ def with_casts_lifted(case: Case) -> Case:
         if function.mixed or candidate.mixed:
             with contextlib.suppress(Exception):  # why it cannot be traced is told where it is run
                 anew(lambda: _trace(case, point, fixed, cotangent), mixed=True)
-        if function.traced and _narrow(function._floats, point, fixed):
-            function = replace(function, lift=True)
+        if function.traced:
+            calls_back = case.traits.calls_back  # which is told the dtypes of what comes back
+            function = replace(function, **_lifting(function._floats, None if calls_back else given, point, fixed))
         if case.options.native:
             return case._replace(function=function)
         candidate = replace(candidate, takes=_taken(case, point, fixed, cotangent))
         backward = functools.partial(replace(candidate, mixed=False).leaves, case.layout)
         forward = functools.partial(candidate.outputs, case.layout)
-        if _narrow(backward, point, fixed, cotangent) or (candidate.value and _narrow(forward, point, fixed)):
-            candidate = replace(candidate, lift=True)
+        lifting = _lifting(backward, every, point, fixed, cotangent)
+        if candidate.value and not lifting:
+            lifting = _lifting(forward, given, point, fixed)
+        candidate = replace(candidate, **lifting)
     return case._replace(function=function, candidate=candidate)
 
 
@@ -384,13 +418,19 @@ def _taken(case: Case, *leaves: Leaves) -> tuple[Any, ...]:
     return ()
 
 
-def _narrow(function: Callable[..., Any], *leaves: Leaves) -> bool:
-    """Whether a function can be traced in float64, computes in something narrower there, and can be lifted."""
+def _lifting(function: Callable[..., Any], own: Own | None, *leaves: Leaves) -> dict[str, Any]:
+    """How a function is lifted: traced in float64, or else as the user runs it; not at all if it is in float64 anyway.
+
+    What cannot be lifted is run as it is, and what it loses is measured.
+    """
     try:
-        program = jax.make_jaxpr(lambda *leaves: function(*leaves))(*leaves)
-        if not is_narrow(program):
-            return False
-        jax.eval_shape(lambda *leaves: lifted(program, jax.tree.leaves(leaves)), *leaves)
-    except Exception:  # it is run as it is, and what it loses is measured
-        return False
-    return True
+        if not is_narrow(jax.make_jaxpr(lambda *leaves: function(*leaves))(*leaves)):
+            return {}
+        traced_in = None
+    except Exception:  # no program of float64
+        traced_in = own
+    try:
+        jax.eval_shape(lambda *leaves: lifted_outputs(function, *leaves, own=traced_in), *leaves)
+    except Exception:  # as it is
+        return {}
+    return {"lift": True, "own": traced_in}
