@@ -11,6 +11,8 @@ FILTERED = Function(
     "convolution", lambda x, k: jnp.convolve(x, k, mode="valid"), lambda g, scale: (normal(g, 9), scale * normal(g, 3))
 )
 
+ROLLED = Function("batching", lambda x: jnp.roll(x, 1, axis=1), lambda g, scale: (normal(g, 3, 5, scale=scale),))
+
 catalogue = Catalogue()
 planted = catalogue.planted
 
@@ -33,3 +35,9 @@ def input_gradient_one_row_late(ct, x, W, b):
 def kernel_gradient_not_turned(ct, x, k):
     """The gradient of the kernel as a correlation has it: a convolution reads its kernel backwards."""
     return jnp.convolve(ct, k[::-1], mode="full"), jnp.convolve(x, ct[::-1], mode="valid")
+
+
+@planted("order", "one place too early along axis 1", of=ROLLED)
+def steps_rolled_back_by_one_too_many(ct, x):
+    """The steps are rolled by one, and the cotangent is rolled back by two."""
+    return (jnp.roll(ct, -2, axis=1),)
