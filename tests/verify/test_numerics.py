@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnet.verify import verify_custom_vjp, verify_gradient, verify_vjp
@@ -145,6 +146,52 @@ def test_products_accumulated_in_float32_pass(key):
         return tuple(grad.astype(arg.dtype) for grad, arg in zip(grads, args, strict=True))
 
     verify_vjp(dense, backward, *dense_args(dtype="bfloat16"), key=key).raise_if_failed()
+
+
+def shifted(x, bias):
+    return x + bias
+
+
+def summed_in(dtype):
+    """The gradient of a bias, whose sum over the rows a loop carries in this dtype."""
+
+    def backward(args, ct):
+        total, _ = jax.lax.scan(
+            lambda total, row: (total + row.astype(dtype), None), jnp.zeros(ct.shape[1:], dtype), ct
+        )
+        return ct, total.astype(ct.dtype)
+
+    return backward
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sum_that_stops_growing_in_half_precision_is_found(dtype, key):
+    rows = 2 * round(2 / float(jnp.finfo(dtype).eps))  # half of them are lost
+    args = normal(rows, 3, dtype=dtype), normal(3, dtype=dtype)
+    verify_vjp(shifted, summed_in("float32"), *args, key=key).raise_if_failed()
+    report = verify_vjp(shifted, summed_in(dtype), *args, key=key)
+    assert kind(report) == "precision"
+    assert "cotangent of ones" in str(report)
+
+
+def gelu_rule(constant):
+    def backward(args, ct):
+        (x,) = args
+        t = jnp.tanh(constant * (x + 0.044715 * x**3))
+        return (ct * (0.5 * (1 + t) + 0.5 * x * (1 - t**2) * constant * (1 + 3 * 0.044715 * x**2)),)
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    "held", [np.float32, jnp.float32, lambda c: np.full(3, c, np.float32), lambda c: jnp.full(3, c, "float32")]
+)
+def test_constant_that_was_rounded_to_float32_is_known_to_half_a_unit(held, key):
+    constant, x = np.sqrt(2 / np.pi), normal(4, 3)
+    verify_vjp(jax.nn.gelu, gelu_rule(held(constant)), x, key=key).raise_if_failed()
+    assert not verify_vjp(jax.nn.gelu, gelu_rule(held(constant * (1 + 4e-7))), x, key=key)
+    own = gelu_rule(held(constant * (1 + 4e-7)))  # a function that holds the same number
+    verify_vjp(lambda x: x / 2 * (1 + jnp.tanh(held(constant * (1 + 4e-7)) * (x + 0.044715 * x**3))), own, x, key=key)
 
 
 def test_wrong_rule_in_half_precision_is_found(key):

@@ -36,8 +36,11 @@ def check(hearing: Hearing) -> Outcome:
     trial = hearing.trial
     if trial.function.mode == "differences" or not trial.function.exact:
         return NOTHING
-    places = [*(hearing.special[:1] if not trial.native else []), *hearing.stressed]
-    places += [p for p in hearing.generic if p.name == "around" and not trial.native]
+    given = hearing.special[:1] if not trial.native else []
+    around = [p for p in hearing.generic if p.name == "around"]
+    places = [*given, *hearing.stressed, *(around if not trial.native else [])]
+    if own_unit(trial.case) > HALF and not trial.case.function.scalar:
+        places += map(_of_ones, around or given)
     own = [_in_own_dtype(hearing, place) for place in places]
     own = [comparison for comparison in own if comparison is not None]
     findings = [f for i in range(len(trial.case.paths)) if (f := _worst(hearing, own, i)) is not None]
@@ -45,6 +48,12 @@ def check(hearing: Hearing) -> Outcome:
         findings = [finding for finding in _flushed(hearing, own) if finding is not None]
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in trial.case.differentiated}))
     return Outcome(tuple(findings), covers=f"{dtypes} at {len(own)} points", settled=bool(findings))
+
+
+def _of_ones(place: Place) -> Place:
+    """The place with a cotangent of ones: a sum of terms of one sign, kept in half precision, stops growing at 256."""
+    ones = [np.ones_like(leaf) for leaf in place.cotangent]
+    return place._replace(name=f"{place.name}, cotangent of ones", cotangent=ones, role="generic")
 
 
 def _in_own_dtype(hearing: Hearing, place: Place) -> Comparison | None:

@@ -1,7 +1,6 @@
 """A program in float64 although it casts to narrower dtypes: its mathematics, without the rounding of its casts."""
 
 import functools
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from jaxnet.verify.engine.precision import DOUBLE, is_float, spacing
-from jaxnet.verify.engine.program import compute, interpret, narrowings, shaped
+from jaxnet.verify.engine.numbers import is_of_float32, meant, widen
+from jaxnet.verify.engine.precision import DOUBLE, is_float
+from jaxnet.verify.engine.program import compute, interpret, literals, narrowings, shaped
 
 # Rules that stand beside a function in a program; what is computed is the function.
 WITH_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
@@ -31,8 +31,10 @@ REDUCTIONS = ("reduce", "reduce_window")
 
 
 def is_narrow(program: ClosedJaxpr) -> bool:
-    """Whether the program computes in, or holds arrays of, dtypes narrower than float64."""
-    return max(narrowings(program), default=0.0) > DOUBLE
+    """Whether the program computes in, or holds numbers of, dtypes narrower than float64."""
+    constants = [float(constant) for constant in program.consts if is_float(constant) and np.ndim(constant) == 0]
+    held = any(map(is_of_float32, (*literals(program), *constants)))
+    return held or max(narrowings(program), default=0.0) > DOUBLE
 
 
 def lifted(program: ClosedJaxpr, arguments: Sequence[Any], side: int = 0) -> list[Any]:
@@ -43,39 +45,19 @@ def lifted(program: ClosedJaxpr, arguments: Sequence[Any], side: int = 0) -> lis
         arguments: of it.
         side: to which numbers that stand in it are moved, each up or down by half a unit of its dtype; 0 for none.
     """
-    consts = [widen(constant) for constant in program.consts]
+    consts = [meant(constant, side) for constant in program.consts]
     visit = functools.partial(lifted_equation, side=side)
     return interpret(program.replace(consts=consts), arguments, visit, into_loops=True)
-
-
-def widen(value: Any) -> Any:
-    """A float in float64, anything else as it is."""
-    return jnp.asarray(value, jnp.float64) if is_float(value) else value
-
-
-def _meant(variable: Literal, side: int) -> Any:
-    """A number that stands in a program, in float64: of all that its dtype rounds to it, the one that somebody wrote.
-
-    If no short decimal is among them, as for √(2/π), it is known to half a unit of its dtype.
-    """
-    dtype = np.dtype(shaped(variable).dtype)
-    if not is_float(shaped(variable)) or np.ndim(variable.val) or spacing(dtype) <= DOUBLE:
-        return widen(jnp.asarray(variable.val))
-    number = float(variable.val)
-    short = float(f"{number:.{int(-np.log10(spacing(dtype)))}g}")
-    if float(f"{number:.6g}") != number and float(np.asarray(short, dtype)) == number:
-        number = short
-    elif float(f"{number:.6g}") != number and side:
-        way = (-1, 1)[zlib.crc32(repr(number).encode()) >> side & 1]
-        number *= 1 + way * spacing(dtype) / 2
-    return jnp.asarray(number, jnp.float64)
 
 
 def lifted_equation(equation: JaxprEqn, inputs: list[Any], run: Any, side: int = 0) -> list[Any]:
     """What an equation computes in float64."""
     name = equation.primitive.name
     given = zip(equation.invars, inputs, strict=True)
-    inputs = [_meant(variable, side) if isinstance(variable, Literal) else widen(value) for variable, value in given]
+    inputs = [
+        meant(variable.val, side, shaped(variable).dtype) if isinstance(variable, Literal) else widen(value)
+        for variable, value in given
+    ]
     if name in WITH_RULES:
         return lifted(equation.params["call_jaxpr"], inputs, side)
     if name.replace("-", "_") in SCATTERS:

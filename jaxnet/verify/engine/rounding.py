@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from jaxnet.verify.engine.lifting import lifted_equation, widen
+from jaxnet.verify.engine.lifting import lifted_equation
+from jaxnet.verify.engine.numbers import widen
 from jaxnet.verify.engine.precision import Floats, is_float, spacing
 from jaxnet.verify.engine.program import LOOPS, Dependence, dependence, equations, inner, interpret, shaped
 from jaxnet.verify.engine.randomness import signs

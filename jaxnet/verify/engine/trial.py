@@ -157,22 +157,39 @@ class Trial:
         return [n + error for n, error in zip(noise, errors_of_autodiff(self.function, truth, place), strict=True)]
 
     def _doubt_of_numbers(self, place: Place, gradient: Leaves, found: Leaves) -> Leaves:
-        """What half a unit makes of the numbers that stand in programs in dtypes narrower than float64."""
-        most = [np.zeros_like(leaf) for leaf in gradient]
-        for side in SIDES:
-            function, candidate = replace(self.case.function, side=side), replace(self.case.candidate, side=side)
-            case = self.case._replace(function=function, candidate=candidate)
-            changes = []
-            if function.lift:
-                beside = Differentiator(case, self.function.mode, True, self.generator)
-                changes.append(zip(beside.derivative(place.point, place.cotangent)[1], gradient, strict=True))
-            if candidate.lift:
-                changes.append(zip(replace(self, case=case).answer(place.point, place.cotangent), found, strict=True))
-            for pairs in changes:
-                for i, (a, b) in enumerate(pairs):
-                    if a is not None and b is not None and a.shape == most[i].shape:
-                        most[i] = np.maximum(most[i], 2 * np.nan_to_num(np.abs(a - b), posinf=0))
-        return most
+        """What half a unit makes, in the difference, of numbers that stand in programs in dtypes narrower than float64.
+
+        A number that function and candidate share is moved in both alike. What a small part of the step changes as much
+        jumps there, as where something is equal to such a number, and is in no doubt.
+        """
+        known = _less(found, gradient)
+
+        def change(side: int) -> Leaves:
+            moved = self._beside_numbers(place, gradient, found, side)
+            return [
+                np.nan_to_num(np.abs(d - was), posinf=0) if d is not None and was is not None else np.zeros_like(leaf)
+                for d, was, leaf in zip(moved, known, gradient, strict=True)
+            ]
+
+        first, part = change(SIDES[0]), change(-SIDES[0])
+        most = functools.reduce(lambda a, b: list(map(np.maximum, a, b)), map(change, SIDES[1:]), first)
+        return [2 * np.where(p <= s / 8, m, 0) for p, s, m in zip(part, first, most, strict=True)]
+
+    def _beside_numbers(self, place: Place, gradient: Leaves, found: Leaves, side: int) -> Leaves:
+        """The candidate's gradient less the right one, where numbers are moved to a side."""
+        function, candidate = replace(self.case.function, side=side), replace(self.case.candidate, side=side)
+        case = self.case._replace(function=function, candidate=candidate)
+        if function.lift:
+            beside = Differentiator(case, self.function.mode, True, self.generator)
+            gradient = beside.derivative(place.point, place.cotangent)[1]
+        if candidate.lift:
+            found = replace(self, case=case).answer(place.point, place.cotangent)
+        return _less(found, gradient)
+
+
+def _less(found: Leaves, gradient: Leaves) -> Leaves:
+    """The differences of the leaves that have the right shape, None for others."""
+    return [None if a is None or a.shape != b.shape else a - b for a, b in zip(found, gradient, strict=True)]
 
 
 def errors_of_autodiff(function: Differentiator, truth: Truth, place: Place) -> Leaves:

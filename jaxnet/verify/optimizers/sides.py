@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.verify.engine.lifting import widen
+from jaxnet.verify.engine.numbers import widen
 from jaxnet.verify.engine.precision import Leaves, as_the_user_runs_it, is_float, spacing
 from jaxnet.verify.optimizers.adapters import with_cost
 from jaxnet.verify.optimizers.fields import Field, fields
