@@ -5,7 +5,7 @@ Here is what a first program needs:
     networks     mlp, dense, elementwise, serial, repeat, residual, concatenate; Layer, for one of your own
     activations  relu, gelu, sigmoid, tanh
     losses       softmax_cross_entropy, binary_cross_entropy, squared_error
-    functions    cost, cost_and_gradient, predict, is_correct
+    functions    cost, cost_and_gradient, predict, is_correct, population_statistics
     optimizers   adam, gradient_descent; optimizer_of, for anybody's
     data         fit_standardization, standardize
     training     fit, fit_batches, sweep, init_state, TrainingError, save_parameters, load_parameters
@@ -52,6 +52,7 @@ from jaxnet.readings import first_nonfinite as first_nonfinite
 from jaxnet.readings import gradient_noise_scale as gradient_noise_scale
 from jaxnet.readings import layer_names as layer_names
 from jaxnet.readings import observed_step as observed_step
+from jaxnet.readings import population_statistics as population_statistics
 from jaxnet.training import TrainingError as TrainingError
 from jaxnet.training import data_mesh as data_mesh
 from jaxnet.training import fit as fit

@@ -47,6 +47,14 @@ def count(x: Any) -> int:
     return len(jax.tree.leaves(x)[0])
 
 
+def check_batch(what: str, x: Any) -> None:
+    """Raises `ValueError` unless every leaf has an axis of examples, and there are any."""
+    for leaf in jax.tree.leaves(x):
+        alone = leaf.ndim < 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if leaf.ndim == 0 or alone or len(leaf) == 0:
+            raise ValueError(f"{what} need a batch of shape (m, n_in) with m at least 1, got {leaf.shape}")
+
+
 def checked_weight(weight: Any, y: Array, dtype: Any) -> Array:
     """A weight for each target.
 

@@ -163,6 +163,31 @@ class BatchNorm(jn.Layer):
         return inverse * (grad_outputs - grad_outputs.mean(0, keepdims=True) - of_scale), ()
 
 
+class Standardized(jn.Layer):
+    """h = (a - μ)/s with fixed statistics."""
+
+    def init(self, key):
+        raise NotImplementedError
+
+    def forward(self, params, inputs):
+        mean, inverse = params
+        return (inputs - mean) * inverse, inverse
+
+    def backward(self, params, cache, grad_outputs):
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationNorm(BatchNorm):
+    """Batch norm that uses the statistics of the training set afterwards."""
+
+    def at_population(self):
+        return Standardized(), self.statistics
+
+    def statistics(self, params, inputs):
+        return inputs.mean(0, keepdims=True), jax.lax.rsqrt(inputs.var(0, keepdims=True) + self.eps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Autoencoder(jn.Layer):
     """Tied weights: z = tanh(a Wᵀ) W; the gradients of both uses add up."""
@@ -266,6 +291,31 @@ def test_layer_that_couples_examples_trains_and_is_refused_where_one_example_is_
             of_examples(network, LOSS)(params, X, LABELS)
     with refused:
         jn.training.all_reduced_cost_and_gradient(network, LOSS, jn.data_mesh())
+
+
+def test_population_statistics_are_those_of_the_training_set(key):
+    norm = PopulationNorm()
+    inside = jn.residual(dense(4, 4), norm, TANH)
+    network = jn.serial(dense(N, 4), norm, Dropout(0.5), jn.repeat(inside, 2), jn.concatenate(norm, TANH), dense(8, 3))
+    params = network.init(key)
+    used, found = jn.population_statistics(network, params, X)
+    alone = jnp.concatenate([jn.predict(used, LOSS)(found, x[None]) for x in X])
+    assert_close(alone, jn.predict(network, LOSS)(params, X), 1e-12)  # the batch is the training set
+    assert not used.couples_examples
+    first, _ = network.parts[0].forward(params[0], X)
+    statistics = first.mean(0)[None], 1 / jnp.sqrt(first.var(0)[None] + norm.eps)
+    assert_close(found[1], statistics, 1e-12)
+    again, same = jn.population_statistics(used, found, X[:2])  # nothing is left that asks for more
+    assert again == used
+    assert_close(same, found, 0)
+
+
+def test_layer_that_does_not_say_what_it_is_without_its_batch_is_refused(key):
+    network = jn.serial(dense(N, 4), BatchNorm())
+    with pytest.raises(ValueError, match=r"BatchNorm\(.*\) couples the examples .* at_population"):
+        jn.population_statistics(network, network.init(key), X)
+    with pytest.raises(ValueError, match="of shape"):
+        jn.population_statistics(dense(N, 4), dense(N, 4).init(key), X[0])
 
 
 @pytest.mark.one_in(4)

@@ -58,6 +58,9 @@ def trains(folder: Path) -> None:
     prediction = jaxnet.predict(model, loss)(params, jnp.asarray(x))
     assert jaxnet.is_correct(prediction, y).shape == (16,)
 
+    used, found = jaxnet.population_statistics(model, trained.params, x)
+    assert (used, jax.tree.structure(found)) == (model, jax.tree.structure(trained.params))
+
     sgd = jaxnet.optimizer_of(
         lambda params, learning_rate: (),
         lambda gradient, state, params, learning_rate: (jax.tree.map(lambda g: -learning_rate * g, gradient), state),

@@ -85,6 +85,22 @@ class Layer(ABC):
         """The layer as it is used after training."""
         return self
 
+    def at_population(self) -> "tuple[Layer, Callable[[Any, Any], Any]]":
+        """What stands in its place when the statistics of all training data are known, by `population_statistics`.
+
+        A layer, and the function (params, inputs) -> its parameters, where `inputs` are all that reach this layer. Here
+        itself and its own; one that couples examples says what it does to an example alone.
+
+        Raises:
+            ValueError: if the layer couples examples and does not say so.
+        """
+        if self.couples_examples:
+            raise ValueError(
+                f"{self.name} couples the examples of a batch and does not say what it does to one alone: give it "
+                "at_population(), a layer and (params, inputs) -> its parameters"
+            )
+        return self, lambda params, inputs: params
+
     def without_init(self) -> "Layer":
         """The layer without what `init` alone reads, which a compiled program does not depend on."""
         return self

@@ -7,6 +7,7 @@ from jaxnet.readings.per_example import (
     per_example_gradient_norms,
     per_example_gradients,
 )
+from jaxnet.readings.population import population_statistics
 from jaxnet.readings.precision import in_precision
 from jaxnet.readings.update import updating, updating_step
 
@@ -20,6 +21,7 @@ __all__ = [
     "observed_step",
     "per_example_gradient_norms",
     "per_example_gradients",
+    "population_statistics",
     "updating",
     "updating_step",
 ]

@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxnet.examples import count
+from jaxnet.examples import check_batch, count
 from jaxnet.layers import Layer, Reading, map_layers, run
 from jaxnet.losses import Loss
 from jaxnet.network import cost_and_gradient
@@ -41,12 +41,7 @@ def _checked_targets(network: Layer, loss: Loss, params: Any, x: Any, y: ArrayLi
     """y as the loss uses it, checked while it is concrete: inside `vmap` it is not."""
     if network.couples_examples:
         raise ValueError(f"{network.name} couples the examples of a batch: there is no gradient of one example alone")
-    for leaf in jax.tree.leaves(x):
-        alone = leaf.ndim < 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
-        if leaf.ndim == 0 or alone or len(leaf) == 0:
-            raise ValueError(
-                f"per-example gradients need a batch of shape (m, n_in) with m at least 1, got {leaf.shape}"
-            )
+    check_batch("per-example gradients", x)
     outputs, _ = jax.eval_shape(partial(run, network), params, x, _a_key(network))
     return loss.targets(outputs, y)
 
