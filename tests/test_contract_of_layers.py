@@ -76,7 +76,9 @@ def test_mistake_is_told_by_the_verifier(mistake, key):
     if mistake in ("exchanged", "shape"):
         report = jn.verify_layer(layer, X, key=key)
         assert report.subject == layer.name
-        assert report.findings[0].kind == {"exchanged": "structure", "shape": "missing_reduction"}[mistake]
+        kind, says = {"exchanged": ("structure", "order of the"), "shape": ("missing_reduction", "sum over")}[mistake]
+        assert report.findings[0].kind == kind
+        assert says in report.findings[0].explanation
         return
     error, message = TOLD[mistake]
     with pytest.raises(error, match=rf"Scale\(mistake='{mistake}'\): {message}"):

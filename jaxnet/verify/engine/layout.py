@@ -90,8 +90,22 @@ class Layout:
             raise StructureError(f"expected a tuple of {count} entries, one for each argument, got {len(answer)}")
         leaves = []
         for part, given in zip(treedef.children(), answer, strict=True):
-            leaves += [None] * part.num_leaves if given is None else _flatten_like(part, given)
+            try:
+                leaves += [None] * part.num_leaves if given is None else _flatten_like(part, given)
+            except StructureError as error:
+                if any(_fits(part, other) for other in answer):
+                    raise StructureError(
+                        f"{error}; another entry is one: the order of the entries is mixed up"
+                    ) from error
+                raise
         return [leaves[position] for position in positions]
+
+
+def _fits(treedef: Any, given: Any) -> bool:
+    try:
+        return given is not None and bool(_flatten_like(treedef, given))
+    except StructureError:
+        return False
 
 
 def _flatten_like(treedef: Any, given: Any) -> Leaves:

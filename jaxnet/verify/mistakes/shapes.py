@@ -15,14 +15,13 @@ def wrong_shape(evidence: Evidence) -> Verdict:
     found, expected = shown[0].answer(leaf), shown[0].truth.gradient[leaf]
     differ = f"shape {list(found.shape)} where {list(expected.shape)} is expected"
 
-    def all_equal(transform: Any) -> bool:
-        return all(
-            np.allclose(
-                transform(c.answer(leaf)), c.truth.gradient[leaf], rtol=1e-6, atol=c.limit * np.max(c.truth.noise[leaf])
-            )
-            for c in shown
-        )
+    def all_equal(transform: Any, to: int = leaf) -> bool:
+        pairs = [(transform(c.answer(leaf)), c.truth.gradient[to], c.limit * np.max(c.truth.noise[to])) for c in shown]
+        return all(f.shape == e.shape and np.allclose(f, e, rtol=1e-6, atol=noise) for f, e, noise in pairs)
 
+    for other, path in enumerate(evidence.case.paths):
+        if other != leaf and all_equal(np.asarray, other):
+            return "structure", f"{differ}: it is the gradient of {path}, the order of the leaves is mixed up"
     if found.ndim == expected.ndim == 2 and found.shape == expected.shape[::-1]:
         more = "" if all_equal(np.transpose) else ", and not only that"
         return "transpose", f"{differ}: it is transposed{more}; swap the factors of the matrix product"

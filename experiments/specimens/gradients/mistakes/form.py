@@ -192,6 +192,13 @@ def array_for_a_tuple_of_one(ct, z):
     return ct * tanh.derivative(z)
 
 
+@planted("structure", "it is the gradient of [2]", of=DENSE)
+def gradients_of_weight_and_bias_exchanged(ct, x, W, b):
+    """∂L/∂b comes before ∂L/∂W."""
+    dx, dW, db = dense_rule(ct, x, W, b)
+    return dx, db, dW
+
+
 @planted("structure", of=SQUARE_REGRESSOR)
 def gradients_of_the_two_layers_swapped(ct, x, W1, b1, W2, b2, y):
     """The layers' gradients, of the same shapes, are returned from the last layer to the first."""
