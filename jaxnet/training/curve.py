@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+DRAWN_IN = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # a name -> the places x (n,), and the values (networks, n)
 
 
@@ -35,11 +36,12 @@ def figure_of(curves: Curves, size: tuple[float, float] = (6.0, 3.6)) -> Any:
 
 
 def svg_of(curves: Curves) -> str:
-    """A small figure of the curves for a page; nothing without Matplotlib."""
+    """A small figure of the curves for a light or a dark page; nothing without Matplotlib."""
     try:
-        figure = figure_of(curves, (4.0, 2.2))
+        from matplotlib import rc_context
     except ImportError:
         return ""
     page = io.StringIO()
-    figure.savefig(page, format="svg")
+    with rc_context(dict.fromkeys(DRAWN_IN, "#808080")):
+        figure_of(curves, (4.0, 2.2)).savefig(page, format="svg", transparent=True)
     return page.getvalue()[page.getvalue().index("<svg") :]
