@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
-
 CELL = "text-align: left; padding: 0.1em 1.2em 0.1em 0"
 LINE = "margin-top: 0.4em; max-width: 60em"
 

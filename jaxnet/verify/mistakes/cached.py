@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +15,11 @@ from jaxnet.verify.engine.autodiff import Shapes, described
 from jaxnet.verify.engine.case import Function, memoized
 from jaxnet.verify.engine.comparison import Comparison
 from jaxnet.verify.engine.precision import Floats, Leaves, compiled, in_float64, is_float, widened
-from jaxnet.verify.engine.program import compute, plain, shaped
+from jaxnet.verify.engine.program import compute, of_scan, plain, shaped
 from jaxnet.verify.mistakes.evidence import Evidence, Hypothesis, Level, Verdict
 
 MOST = 128  # exchanges that are tried
+Values = dict[Any, Any]  # of a program's variables
 HANDING_ON = {"reshape", "squeeze", "expand_dims", "copy", "convert_element_type", "stop_gradient"}
 
 
@@ -25,12 +28,12 @@ class Exchange(NamedTuple):
 
     Attributes:
         right: the variable that it should read.
-        read: the one that it reads.
+        read: what it reads, of the values of all variables.
         text: the mistake in words.
     """
 
     right: Any
-    read: Any
+    read: Callable[[Values], Any]
     text: str
 
 
@@ -61,7 +64,7 @@ def _taken_apart(jaxpr: Any, outputs: int, leaves: list[Any], paths: tuple[str, 
     deciding = [e for e in forward if all(shaped(v).dtype == bool for v in e.outvars)]
     backward = [*deciding, *(e for e in jaxpr.eqns if id(e) not in made)]
     read = {v for e in backward for v in e.invars if not isinstance(v, Literal)}
-    found = [x for x in (*_of_equations(forward), *_of_leaves(leaves, paths)) if x.right in read]
+    found = [x for x in (*_of_loops(forward), *_of_equations(forward), *_of_leaves(leaves, paths)) if x.right in read]
     return Passes(forward, backward, found[:MOST])
 
 
@@ -73,14 +76,43 @@ def _of_equations(forward: list[JaxprEqn]) -> Iterator[Exchange]:
         for i, operand in enumerate(equation.invars, start=1):
             if not isinstance(operand, Literal) and _alike(operand, result):
                 which = f"operand {i}" if len(equation.invars) > 1 else "the operand"
-                yield Exchange(result, operand, f"{which} of `{name}` where its result belongs")
-                yield Exchange(operand, result, f"the result of `{name}` where {which} belongs")
+                yield Exchange(result, itemgetter(operand), f"{which} of `{name}` where its result belongs")
+                yield Exchange(operand, itemgetter(result), f"the result of `{name}` where {which} belongs")
+
+
+def _of_loops(forward: list[JaxprEqn]) -> Iterator[Exchange]:
+    """The states of a loop, which its backward pass reads from what was kept of all steps."""
+    for equation in forward:
+        if equation.primitive.name != "scan":
+            continue
+        (constants, carried), body = of_scan(equation.params), equation.params["jaxpr"].jaxpr
+        first, last = equation.invars[constants : constants + carried], equation.outvars[:carried]
+        before, after = body.invars[constants : constants + carried], body.outvars[:carried]
+        kept = list(zip(equation.outvars[carried:], body.outvars[carried:], strict=True))
+        late = -1 if equation.params["reverse"] else 1
+        for (stack, inside), (i, start) in itertools.product(kept, enumerate(first)):
+            if inside is before[i]:
+                end = partial(_shifted, stack=stack, filled_by=last[i], way=late)
+                yield Exchange(stack, end, "a loop's state after each step where the one before it belongs")
+            elif inside is after[i]:
+                begin = partial(_shifted, stack=stack, filled_by=start, way=-late)
+                yield Exchange(stack, begin, "a loop's state before each step where the one after it belongs")
+
+
+def _shifted(values: Values, *, stack: Any, filled_by: Any, way: int) -> Any:
+    """What was kept of all steps, that of the step after (1) or before (-1) in the place of each."""
+    rows, row = values[stack], _value(filled_by, values)[None]
+    return jnp.concatenate([rows[1:], row] if way > 0 else [row, rows[:-1]])
+
+
+def _value(variable: Any, values: Values) -> Any:
+    return variable.val if isinstance(variable, Literal) else values[variable]
 
 
 def _of_leaves(leaves: list[Any], paths: tuple[str, ...]) -> Iterator[Exchange]:
     for (a, first), (b, second) in itertools.permutations(zip(leaves, paths, strict=True), 2):
         if _alike(a, b):
-            yield Exchange(a, b, f"{second} where {first} belongs")
+            yield Exchange(a, itemgetter(b), f"{second} where {first} belongs")
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -110,16 +142,16 @@ def _program(
             _step(equation, values, values)
         seen = dict(values)
         for i, exchange in enumerate(passes.exchanges):
-            seen[exchange.right] = jnp.where(number == i, values[exchange.read], seen[exchange.right])
+            seen[exchange.right] = jnp.where(number == i, exchange.read(values), seen[exchange.right])
         for equation in passes.backward:
             _step(equation, seen, seen)
-        return [v.val if isinstance(v, Literal) else seen[v] for v in jaxpr.outvars[count:]]
+        return [_value(v, seen) for v in jaxpr.outvars[count:]]
 
     return passes.exchanges, run
 
 
-def _step(equation: JaxprEqn, values: dict[Any, Any], into: dict[Any, Any]) -> None:
-    inputs = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
+def _step(equation: JaxprEqn, values: Values, into: Values) -> None:
+    inputs = [_value(v, values) for v in equation.invars]
     into.update(zip(equation.outvars, compute(equation, inputs), strict=True))
 
 

@@ -188,6 +188,35 @@ def squared_length_cached_for_the_length(ct, x):
     return (ct[:, None] * x / (x**2).sum(axis=-1, keepdims=True),)
 
 
+def recurrent(x: Array, W: Array) -> Array:
+    """h_t = tanh(W h_(t-1) + x_t) from h = 0, all of them."""
+
+    def step(h: Array, x: Array) -> tuple[Array, Array]:
+        h = jnp.tanh(W @ h + x)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros_like(x[0]), x)[1]
+
+
+RECURRENT = Function(
+    "recurrence", recurrent, lambda g, scale: (normal(g, 5, 3), normal(g, 3, 3, scale=min(scale, 1.0)))
+)
+
+
+@planted("cache", "state after each step where the one before it belongs", of=RECURRENT)
+def states_not_shifted_by_one(ct, x, W):
+    """∂L/∂W = Σ δ_t h_tᵀ, where h_(t-1) belongs."""
+    h = recurrent(x, W)
+
+    def back(carried, step):
+        ct, h = step
+        delta = (ct + carried) * (1 - h**2)
+        return delta @ W, delta
+
+    _, deltas = jax.lax.scan(back, jnp.zeros_like(ct[0]), (ct, h), reverse=True)
+    return deltas, deltas.T @ h
+
+
 # kink -----------------------------------------------------------------------------------------------------------------
 
 
