@@ -308,3 +308,16 @@ def test_loop_that_would_never_end_at_another_point_is_not_asked_to(key, factor,
         jnp.asarray(1.05),
     )  # with a limit below 1, of which there are some around, it never ends
     assert bool(verify_vjp(function, backward, x, limit, key=key)) == (factor == 1.0)
+
+
+def test_loop_that_has_nothing_to_do_at_the_given_point_is_no_solver(key):
+    def function(x):
+        return jax.lax.while_loop(lambda v: (v**2).sum() > 1, lambda v: 0.5 * v, jnp.abs(x))
+
+    def backward(args, ct):
+        halved = function(args[0]) / jnp.where(args[0] == 0, 1, jnp.abs(args[0]))
+        return (-ct * jnp.where(args[0] == 0, 1, halved) * jnp.where(args[0] < 0, -1.0, 1.0),)
+
+    x = jnp.zeros(1)
+    assert kind(verify_vjp(function, backward, x, key=key)) == "sign"
+    verify_vjp(function, lambda args, ct: (-backward(args, ct)[0],), x, key=key).raise_if_failed()

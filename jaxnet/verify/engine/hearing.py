@@ -78,9 +78,13 @@ class Hearing:
         return self.at(self.special[0])
 
     def solved(self, place: Place) -> bool:
-        """Whether a solver in the function comes about as near to its end at a place as it does at the given point."""
-        usual = self.trial.function.residual(self.special[0].point)
-        return usual > CONVERGED or self.trial.function.residual(place.point) <= 1e3 * max(usual, 1e-12)
+        """Whether a solver in the function comes about as near to its end at a place as it does at the given point.
+
+        A loop that is no solver may have nothing to do at the given point, at 0 say: nearby it has.
+        """
+        residual = self.trial.function.residual
+        usual = max(residual(p.point) for p in (self.special[0], *self.generic) if p.name in ("given", "near"))
+        return usual > CONVERGED or residual(place.point) <= 1e3 * max(usual, 1e-12)
 
     def in_domain(self, places: list[Place]) -> list[Comparison]:
         """The comparisons where outputs are finite that are so at the given point: not log(1 - p) at p = 20.
