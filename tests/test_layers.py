@@ -23,61 +23,47 @@ from jaxnet.activations import ALL as ACTIVATIONS
 from jaxnet.activations import elu_with, leaky_relu_with
 from jaxnet.initializers import constant, he_normal, lecun_normal
 from jaxnet.layers import ALL as LAYERS
-from jaxnet.layers import dense_transpose, map_layers, tied
+from jaxnet.layers import Sample, dense_transpose, map_layers, tied
 from tests.changed import Changed
 from tests.compare import WIDEST, assert_close, random_like
+from tests.layer_points import SAMPLES, Point, at_a_point, by_autodiff, forward, is_float
 
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 
-def networks(dtype):
-    hidden = serial(dense(4, 4, dtype=dtype), elementwise(tanh))
-    nested = serial(repeat(serial(elementwise(tanh), repeat(hidden, 2)), 3), serial(), dense(4, 1, dtype=dtype))
-    activations = {activation.name: elementwise(activation) for activation in ACTIVATIONS}
-    return {name: sample.make(dtype) for name, sample in LAYERS.items()} | {"nested": nested} | activations
+ONE_AXIS = [(name, dtype, (7,)) for name in SAMPLES for dtype in TOLERANCE]
+OTHER_BATCHES = [(name, "float64", batch) for name in LAYERS for batch in [(), (2, 3)] if name != "batch_norm" or batch]
 
 
-def at_a_point(layer, dtype, batch, seed=0):
-    """Parameters (biases too), inputs, the cache there, and a random cotangent."""
-    shapes = jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct((*batch, 4), dtype)
-    params, inputs = random_like(shapes, seed)
-    params = jax.tree.map(lambda leaf: leaf / 2, params)  # about 1/√n_in, so that tanh does not saturate
-    outputs, cache = layer.forward(params, inputs)
-    return params, inputs, cache, random_like(outputs, seed + 1)
-
-
-CASES = [(name, dtype, (7,)) for name in networks("float64") for dtype in TOLERANCE]
-CASES += [(name, "float64", batch) for name in ["dense", "repeat", "sigmoid"] for batch in [(), (2, 3)]]
-
-
-@pytest.mark.one_in(2)
-@pytest.mark.parametrize(("name", "dtype", "batch"), CASES, ids=str)
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize(("name", "dtype", "batch"), [*ONE_AXIS, *OTHER_BATCHES], ids=str)
 def test_backward_equals_autodiff_of_forward(name, dtype, batch):
-    layer = networks(dtype)[name]
+    point = at_a_point(SAMPLES[name], dtype, batch)
 
     @jax.jit
-    def both(params, inputs, cache, cotangent):
-        _, vjp = jax.vjp(lambda params, inputs: layer.forward(params, inputs)[0], params, inputs)
-        return layer.backward(params, cache, cotangent), vjp(cotangent)
+    def both(params, inputs, outputs, cache, cotangent):
+        here = Point(point.layer, params, inputs, outputs, cache, cotangent)
+        return point.layer.backward(params, cache, cotangent), by_autodiff(here)
 
-    (grad_inputs, grad_params), expected = both(*at_a_point(layer, dtype, batch))
-    assert_close((grad_params, grad_inputs), expected, TOLERANCE[dtype])
+    found, expected = both(*point[1:])
+    assert_close(found, expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", [name for name in networks(WIDEST) if name != "nested"])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "nested"])
 @pytest.mark.float64
 def test_backward_leaves_a_second_order_taylor_remainder(name):
     """f(x + hv) - f(x) - h⟨g, v⟩ falls like h²: independent of autodiff."""
-    layer = networks(WIDEST)[name]
-    params, inputs, cache, cotangent = at_a_point(layer, WIDEST, (7,))
+    layer, params, inputs, outputs, cache, cotangent = at_a_point(SAMPLES[name], WIDEST, (7,))
     grad_inputs, grad_params = layer.backward(params, cache, cotangent)
-    point, gradient = (params, inputs), (grad_params, grad_inputs)
-    direction = random_like(point, seed=9)
+    point, gradient = (params, inputs), (grad_params, jnp.zeros_like(inputs) if grad_inputs is None else grad_inputs)
+    direction = jax.tree.map(lambda leaf: leaf if is_float(leaf) else jnp.zeros_like(leaf), random_like(point, seed=9))
+
+    both = list(zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
 
     def remainder(h):
-        params, inputs = jax.tree.map(lambda a, v: a + h * v, point, direction)
-        change = ((layer.forward(params, inputs)[0] - layer.forward(*point)[0]) * cotangent).sum()
-        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, v: (g * v).sum(), gradient, direction)))
+        moved = jax.tree.map(lambda a, v: a + h * v if is_float(a) else a, point, direction)
+        change = ((forward(layer, *moved)[0] - outputs) * cotangent).sum()
+        slope = sum((g * v).sum() for g, v in both if is_float(v))
         return abs(float(change - h * slope)), abs(float(h * slope))
 
     (coarse, scale), (fine, _) = remainder(1e-3), remainder(1e-4)
@@ -88,8 +74,7 @@ def test_backward_leaves_a_second_order_taylor_remainder(name):
 
 @pytest.mark.parametrize("name", ["serial", "repeat"])
 def test_batch_gradient_is_the_sum_over_examples(name):
-    layer = networks(WIDEST)[name]
-    params, inputs, cache, cotangent = at_a_point(layer, WIDEST, (7,))
+    layer, params, inputs, _, cache, cotangent = at_a_point(SAMPLES[name], WIDEST, (7,))
 
     def one(inputs, cotangent):
         _, cache = layer.forward(params, inputs)
@@ -102,14 +87,14 @@ def test_batch_gradient_is_the_sum_over_examples(name):
 
 @pytest.mark.parametrize("name", ["serial", "nested"])
 def test_jit_and_vmap_over_parameters_equal_eager(name):
-    layer = networks(WIDEST)[name]
-    points = [at_a_point(layer, WIDEST, (3,), i) for i in range(4)]
+    layer = SAMPLES[name].make(WIDEST)
+    points = [at_a_point(SAMPLES[name], WIDEST, (3,), i) for i in range(4)]
 
     def passes(params, inputs, cotangent):
         outputs, cache = layer.forward(params, inputs)
         return outputs, layer.backward(params, cache, cotangent)
 
-    arguments = [(params, inputs, cotangent) for params, inputs, _, cotangent in points]
+    arguments = [(point.params, point.inputs, point.cotangent) for point in points]
     eager = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(passes(*point) for point in arguments))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments)
     assert_close(jax.jit(jax.vmap(passes))(*stacked), eager, 1e-14)
@@ -129,8 +114,7 @@ def test_dense_matches_the_lecture_on_one_example(key):
 
 
 def test_dense_weight_gradient_is_one_matrix_product():
-    layer = dense(4, 3)
-    params, _, cache, cotangent = at_a_point(layer, WIDEST, (7,))
+    layer, params, _, _, cache, cotangent = at_a_point(SAMPLES["dense"], WIDEST, (7,))
     program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
     assert program.count("dot_general") == 2  # Wᵀ δ and δ aᵀ
 
@@ -155,7 +139,7 @@ def test_elementwise_caches_only_what_the_derivative_reads():
 def test_repeat_equals_serial_with_the_same_parameters():
     layer = serial(dense(4, 4), elementwise(tanh))
     stack, chain = repeat(layer, 5), serial(*[layer] * 5)
-    params, inputs, cache, cotangent = at_a_point(stack, WIDEST, (7,))
+    _, params, inputs, _, cache, cotangent = at_a_point(Sample(lambda dtype: stack, (4,)), WIDEST, (7,))
     unstacked = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(5))
     outputs, chain_cache = chain.forward(unstacked, inputs)
     grad_inputs, grad_params = chain.backward(unstacked, chain_cache, cotangent)
@@ -173,8 +157,9 @@ def test_repeat_draws_different_parameters_for_each_layer(key):
 def test_repeat_program_does_not_grow_with_depth():
     def lines(times):
         layer = repeat(serial(dense(4, 4), elementwise(tanh)), times)
-        params, _, cache, cotangent = jax.eval_shape(functools.partial(at_a_point, layer, WIDEST, (7,)))
-        program = jax.jit(layer.backward).lower(params, cache, cotangent).as_text()
+        shapes = jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct((7, 4), WIDEST)
+        cotangent, cache = jax.eval_shape(layer.forward, *shapes)
+        program = jax.jit(layer.backward).lower(shapes[0], cache, cotangent).as_text()
         return len(program.splitlines())
 
     assert lines(10) == lines(1000)
@@ -221,7 +206,7 @@ def test_program_compiled_for_a_network_serves_an_equal_one(key):
 
 
 def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
-    network = networks(WIDEST)["nested"]
+    network, params, _, _, cache, cotangent = at_a_point(SAMPLES["nested"], WIDEST, (7,))
     assert map_layers(lambda leaf: leaf, network) == network
 
     def doubled(leaf):
@@ -233,7 +218,6 @@ def test_map_layers_rebuilds_every_composite_around_transformed_leaves():
 
         return Changed(leaf, backward)
 
-    params, _, cache, cotangent = at_a_point(network, WIDEST, (7,))
     grad_inputs, gradient = network.backward(params, cache, cotangent)
     expected = (grad_inputs, jax.tree.map(lambda g: 2 * g, gradient))
     assert_close(map_layers(doubled, network).backward(params, cache, cotangent), expected, 0)

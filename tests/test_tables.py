@@ -12,43 +12,33 @@ from jaxnet import activations, initializers, layers, losses, optimizers
 from jaxnet.layers import Layer
 from jaxnet.layers.layer import spelled
 from tests.compare import WIDEST, assert_close, random_like
+from tests.layer_points import at_a_point, by_autodiff
 from tests.optimizer_cases import FACTORIES
 
 M = 5
 
 
-def at_a_point(layer, shape):
-    """Parameters, inputs and a cotangent at which nothing saturates."""
-    params, inputs = random_like((jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct(shape, WIDEST)))
-    params = jax.tree.map(lambda leaf: leaf / 2, params)
-    return params, inputs, random_like(layer.forward(params, inputs)[0], seed=1)
-
-
-def passes(layer, params, inputs, cotangent):
-    outputs, cache = layer.forward(params, inputs)
-    return outputs, layer.backward(params, cache, cotangent), layer.squared_norms(params, cache, cotangent)
-
-
 @pytest.mark.parametrize("sample", layers.ALL.values(), ids=layers.ALL)
 def test_layer(sample):
     """Against autodiff, one example and the batch, the norms of each example's gradient, as a value, in words."""
-    layer = sample.make(WIDEST)
-    params, inputs, cotangent = at_a_point(layer, (M, *sample.inputs))
-    outputs, gradients, norms = jax.jit(lambda *args: passes(layer, *args))(params, inputs, cotangent)
-    _, pull = jax.vjp(lambda params, inputs: layer.forward(params, inputs)[0], params, inputs)
-    assert_close(gradients[::-1], pull(cotangent), 1e-12)
-
-    each_outputs, each_gradients = jax.vmap(lambda *each: one(layer, params, *each))(inputs, cotangent)
-    assert_close(outputs, each_outputs, 1e-12)
-    assert_close(gradients[0], each_gradients[0], 1e-12)
-    assert_close(gradients[1], jax.tree.map(lambda leaf: leaf.sum(0), each_gradients[1]), 1e-12)
-    squares = [jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(each_gradients[1])]
-    assert_close(norms, sum(squares, jnp.zeros(M, norms.dtype)), 1e-12)
+    point = at_a_point(sample, WIDEST, (M,))
+    layer, params, inputs, outputs, cache, cotangent = point
+    gradients, expected = jax.jit(lambda *args: (layer.backward(*args), by_autodiff(point)))(params, cache, cotangent)
+    assert_close(gradients, expected, 1e-12)
+    if not (layer.couples_examples or layer.needs_key):
+        each_outputs, each_gradients = jax.vmap(lambda *each: one(layer, params, *each))(inputs, cotangent)
+        assert_close(outputs, each_outputs, 1e-12)
+        assert_close(gradients[0], each_gradients[0], 1e-12)
+        assert_close(gradients[1], jax.tree.map(lambda leaf: leaf.sum(0), each_gradients[1]), 1e-12)
+        squares = [jnp.square(leaf).reshape(M, -1).sum(1) for leaf in jax.tree.leaves(each_gradients[1])]
+        norms = jax.jit(layer.squared_norms)(params, cache, cotangent)
+        assert_close(norms, sum(squares, jnp.zeros(M, norms.dtype)), 1e-12)
 
     again = sample.make(WIDEST)
     assert (layer, hash(layer)) == (again, hash(again)) == (pickle.loads(pickle.dumps(layer)), hash(again))
     assert "\n" not in repr(layer)
-    assert layers.abstract_passes(layer, params, inputs).shape == outputs.shape
+    key = jax.random.key(3) if layer.needs_key else None
+    assert layers.abstract_passes(layer, params, inputs, key).shape == outputs.shape
 
 
 def one(layer, params, inputs, cotangent):

@@ -3,8 +3,13 @@
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
 from jaxnet.layers.contract import abstract_passes
 from jaxnet.layers.dense import Dense, dense, dense_transpose
+from jaxnet.layers.dropout import dropout
 from jaxnet.layers.elementwise import elementwise
+from jaxnet.layers.embedding import Embedding, Positions, embedding, positions
+from jaxnet.layers.gated import Gated, gated
 from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
+from jaxnet.layers.norms import Norm, affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.table import ALL, Sample
 from jaxnet.layers.tied import tied
 
@@ -12,20 +17,37 @@ __all__ = [
     "ALL",
     "Composite",
     "Dense",
+    "Embedding",
+    "Gated",
     "Layer",
+    "Norm",
+    "Positions",
     "Reading",
     "Sample",
     "abstract_passes",
+    "affine",
+    "batch_norm",
     "check_layer",
     "concatenate",
     "dense",
     "dense_transpose",
+    "dropout",
     "elementwise",
+    "embedding",
+    "flatten",
+    "gated",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
     "map_layers",
+    "positions",
     "pull",
     "repeat",
+    "reshape",
     "residual",
+    "rms_norm",
     "run",
     "serial",
     "tied",
+    "transpose",
 ]

@@ -1,0 +1,74 @@
+"""Layers beside PyTorch's, forward and every gradient, where it is installed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import activations, layers
+from tests.compare import assert_close, random_like
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.float64
+
+
+def channels_first(function):
+    """A function of tensors (m, n, *space) as one of (m, *space, n)."""
+    return lambda a, *params: function(a.movedim(-1, 1), *params).movedim(1, -1)
+
+
+F = torch.nn.functional
+# The layer, the shape of its inputs, and the same as a function of tensors: inputs and leaves of the parameters.
+BESIDE = {
+    "layer norm": (layers.layer_norm(7), (5, 3, 7), lambda a, s, b: F.layer_norm(a, (7,), s, b, 1e-6)),
+    "layer norm of one": (layers.layer_norm(1), (5, 1), lambda a, s, b: F.layer_norm(a, (1,), s, b, 1e-6)),
+    "RMS norm": (layers.rms_norm(7), (2, 5, 7), lambda a, s: F.rms_norm(a, (7,), s, 1e-6)),
+    "group norm": (
+        layers.group_norm(6, 3), (5, 4, 3, 6), channels_first(lambda a, s, b: F.group_norm(a, 3, s, b, 1e-6)),
+    ),
+    "instance norm": (
+        layers.instance_norm(3, space=1), (2, 11, 3),
+        channels_first(lambda a, s, b: F.instance_norm(a, weight=s, bias=b, eps=1e-6)),
+    ),
+    "batch norm": (
+        layers.batch_norm(3), (5, 2, 7, 3),
+        channels_first(lambda a, s, b: F.batch_norm(a, None, None, s, b, training=True, eps=1e-5)),
+    ),
+    "gated": (
+        layers.gated(5, 11, activations.silu), (3, 2, 5),
+        lambda a, wg, bg, wu, bu, wd, bd: F.linear(F.silu(F.linear(a, wg, bg)) * F.linear(a, wu, bu), wd, bd),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
+def test_layer_is_that_of_torch(case):
+    layer, shape, function = case
+    shapes = jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct(shape, "float64")
+    params, inputs = random_like(shapes)
+    outputs, cache = layer.forward(params, inputs)
+    cotangent = random_like(outputs, seed=1)
+    grad_inputs, gradient = layer.backward(params, cache, cotangent)
+
+    tensors = [torch.tensor(np.asarray(leaf), requires_grad=True) for leaf in (inputs, *jax.tree.leaves(params))]
+    expected = function(*tensors)
+    expected.backward(torch.tensor(np.asarray(cotangent)))
+    assert_close(outputs, jnp.asarray(expected.detach().numpy()), 1e-12)
+    found = [grad_inputs, *jax.tree.leaves(gradient)]
+    size = max(float(jnp.linalg.norm(leaf)) for leaf in found)
+    for leaf, tensor in zip(found, tensors, strict=True):
+        assert np.linalg.norm(leaf - tensor.grad.numpy()) <= 1e-12 * max(size, 1)
+
+
+def test_embedding_adds_at_repeated_tokens_as_torch_does():
+    layer = layers.embedding(5, 3)
+    tokens, params = jnp.asarray([[1, 4, 1], [0, 1, 4]]), layer.init(jax.random.key(0))
+    outputs, cache = layer.forward(params, tokens)
+    cotangent = random_like(outputs)
+    none, gradient = layer.backward(params, cache, cotangent)
+    weight = torch.tensor(np.asarray(params.weight), requires_grad=True)
+    expected = F.embedding(torch.tensor(np.asarray(tokens)), weight)
+    expected.backward(torch.tensor(np.asarray(cotangent)))
+    assert none is None
+    np.testing.assert_array_equal(outputs, expected.detach().numpy())
+    np.testing.assert_allclose(gradient.weight, weight.grad.numpy(), rtol=1e-12)
