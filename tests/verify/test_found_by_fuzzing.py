@@ -321,3 +321,19 @@ def test_loop_that_has_nothing_to_do_at_the_given_point_is_no_solver(key):
     x = jnp.zeros(1)
     assert kind(verify_vjp(function, backward, x, key=key)) == "sign"
     verify_vjp(function, lambda args, ct: (-backward(args, ct)[0],), x, key=key).raise_if_failed()
+
+
+def test_number_in_bfloat16_is_not_its_neighbour(key):
+    def function(x):
+        return jnp.tanh(x.astype("bfloat16")).astype("float32")
+
+    def backward(one):
+        def pull(args, ct):
+            t = jnp.tanh(args[0].astype("bfloat16"))
+            return ((ct.astype("bfloat16") * (jnp.asarray(one, "bfloat16") - t * t)).astype("float32"),)
+
+        return pull
+
+    x = jnp.asarray(normal(4, 4))
+    verify_vjp(function, backward(1.0), x, key=key).raise_if_failed()
+    assert not verify_vjp(function, backward(1.0078125), x, key=key)

@@ -32,7 +32,8 @@ from jaxnet.verify.engine.precision import (
 from jaxnet.verify.engine.program import narrowings
 from jaxnet.verify.engine.truth import Truth, limit_of
 
-SIDES = (1, 2, 3)  # to which numbers in narrower dtypes are moved; the most that this changes, twice, is in doubt
+SIDES = (1, 2, 3)  # to which numbers in narrower dtypes are moved
+DOUBT = 1.5  # times the most that this changes is in doubt: less than twice, as the next number is no other rounding
 
 
 class CandidateError(Exception):
@@ -173,7 +174,7 @@ class Trial:
 
         first, part = change(SIDES[0]), change(-SIDES[0])
         most = functools.reduce(lambda a, b: list(map(np.maximum, a, b)), map(change, SIDES[1:]), first)
-        return [2 * np.where(p <= s / 8, m, 0) for p, s, m in zip(part, first, most, strict=True)]
+        return [DOUBT * np.where(p <= s / 8, m, 0) for p, s, m in zip(part, first, most, strict=True)]
 
     def _beside_numbers(self, place: Place, gradient: Leaves, found: Leaves, side: int) -> Leaves:
         """The candidate's gradient less the right one, where numbers are moved to a side."""
