@@ -94,7 +94,42 @@ def test_positions_that_are_not_there_get_no_gradient(key):
         layer.forward(params, jnp.zeros((8, 3)))
 
 
+def test_of_equal_largest_numbers_the_first_gets_the_gradient():
+    layer = layers.max_pool((2, 2), 1)
+    a = jnp.asarray([[1.0, 2.0, 2.0], [2.0, 2.0, 0.0]], WIDEST)[..., None]
+    z, cache = layer.forward((), a)
+    grad_a, _ = layer.backward((), cache, jnp.asarray([[10.0, 1.0]], WIDEST)[..., None])
+    np.testing.assert_array_equal(z[..., 0], [[2, 2]])
+    np.testing.assert_array_equal(grad_a[..., 0], [[0, 11, 0], [0, 0, 0]])
+
+
+def test_padding_is_never_the_largest_nor_a_member():
+    a = -jnp.ones((3, 1), WIDEST)
+    np.testing.assert_array_equal(layers.max_pool(3, 1, "SAME").forward((), a)[0], a)
+    np.testing.assert_array_equal(layers.average_pool(3, 1, "SAME").forward((), a)[0], a)
+
+
+def test_convolution_is_a_dense_layer_at_every_place(key):
+    layer = layers.conv(3, 4, (2, 2), dtype=WIDEST)
+    params, a = layer.init(key), random_like(jax.ShapeDtypeStruct((5, 6, 3), WIDEST))
+    z, _ = layer.forward(params, a)
+    padded = np.pad(a, ((0, 1), (0, 1), (0, 0)))
+    patch = padded[3:5, 5:7].reshape(-1)
+    assert_close(z[3, 5], params.weight.reshape(-1, 4).T @ patch + params.bias, 1e-13)
+    assert abs(float(params.weight.std()) * 12**0.5 - 1) < 0.5  # of variance 1/n_in, n_in being a window's
+
+
 REFUSED = {
+    "channels": (lambda: layers.conv(6, 4, 3, groups=3), "3 groups cannot share 6 inputs and 4 outputs evenly"),
+    "strides": (lambda: layers.conv(6, 4, (3, 3), strides=(1, 2, 3)), "strides needs a number for each"),
+    "padding": (lambda: layers.conv(6, 4, (3, 3), padding="FULL"), 'padding must be "SAME", "VALID" or a pair'),
+    "empty window": (lambda: layers.max_pool(2, padding=((2, 0),)), "windows without an input"),
+    "window": (
+        lambda: layers.conv(3, 4, 5, padding="VALID").forward(
+            layers.conv(3, 4, 5).init(jax.random.key(0)), jnp.zeros((4, 3))
+        ),
+        "does not fit into inputs of shape",
+    ),
     "groups": (lambda: layers.group_norm(6, 4), "4 groups cannot share 6 channels evenly"),
     "eps": (lambda: layers.layer_norm(6, 0.0), "eps must be above 0"),
     "numbers": (lambda: layers.reshape((2, 3), (4, 2)), r"\(2, 3\) has 6, \(4, 2\) has 8"),

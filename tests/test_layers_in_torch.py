@@ -17,6 +17,11 @@ def channels_first(function):
     return lambda a, *params: function(a.movedim(-1, 1), *params).movedim(1, -1)
 
 
+def out_in(weight):
+    """A convolution's weight as PyTorch has it, (n_out, n_in of a group, *window)."""
+    return weight.movedim(-1, 0).movedim(-1, 1)
+
+
 F = torch.nn.functional
 # The layer, the shape of its inputs, and the same as a function of tensors: inputs and leaves of the parameters.
 BESIDE = {
@@ -33,6 +38,28 @@ BESIDE = {
     "batch norm": (
         layers.batch_norm(3), (5, 2, 7, 3),
         channels_first(lambda a, s, b: F.batch_norm(a, None, None, s, b, training=True, eps=1e-5)),
+    ),
+    "conv, 1 axis": (
+        layers.conv(3, 5, 4, strides=3, padding="VALID"), (2, 17, 3),
+        channels_first(lambda a, w, b: F.conv1d(a, out_in(w), b, stride=3)),
+    ),
+    "conv, 2 axes": (
+        layers.conv(4, 6, (3, 2), strides=(2, 3), padding=((2, 2), (1, 1)), dilation=(2, 1), groups=2), (2, 7, 11, 4),
+        channels_first(lambda a, w, b: F.conv2d(a, out_in(w), b, (2, 3), (2, 1), (2, 1), 2)),
+    ),
+    "conv, 3 axes": (
+        layers.conv(2, 3, (1, 3, 2), padding="VALID"), (2, 2, 5, 3, 2),
+        channels_first(lambda a, w, b: F.conv3d(a, out_in(w), b)),
+    ),
+    "max pool": (
+        layers.max_pool(3, 2, ((1, 1),)), (2, 8, 3), channels_first(lambda a: F.max_pool1d(a, 3, 2, 1)),
+    ),
+    "max pool that overlaps": (
+        layers.max_pool((3, 2), (1, 2)), (2, 7, 5, 3), channels_first(lambda a: F.max_pool2d(a, (3, 2), (1, 2))),
+    ),
+    "average pool": (
+        layers.average_pool((3, 2), (2, 1), ((1, 1), (0, 0))), (2, 7, 5, 3),
+        channels_first(lambda a: F.avg_pool2d(a, (3, 2), (2, 1), (1, 0), count_include_pad=False)),
     ),
     "gated": (
         layers.gated(5, 11, activations.silu), (3, 2, 5),

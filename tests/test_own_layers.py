@@ -415,7 +415,7 @@ def test_layer_without_a_pass_cannot_be_made():
         NoBackward()  # pyright: ignore[reportAbstractUsage]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 def test_verifier_judges_networks_of_them(case, key):
     network, _, x = case
     jn.verify_network(network, LOSS, x, LABELS, key=key).raise_if_failed()

@@ -2,6 +2,7 @@
 
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
 from jaxnet.layers.contract import abstract_passes
+from jaxnet.layers.convolution import Conv, conv
 from jaxnet.layers.dense import Dense, dense, dense_transpose
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.elementwise import elementwise
@@ -9,6 +10,7 @@ from jaxnet.layers.embedding import Embedding, Positions, embedding, positions
 from jaxnet.layers.gated import Gated, gated
 from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
 from jaxnet.layers.norms import Norm, affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from jaxnet.layers.pool import average_pool, global_average_pool, max_pool
 from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.table import ALL, Sample
 from jaxnet.layers.tied import tied
@@ -16,6 +18,7 @@ from jaxnet.layers.tied import tied
 __all__ = [
     "ALL",
     "Composite",
+    "Conv",
     "Dense",
     "Embedding",
     "Gated",
@@ -26,9 +29,11 @@ __all__ = [
     "Sample",
     "abstract_passes",
     "affine",
+    "average_pool",
     "batch_norm",
     "check_layer",
     "concatenate",
+    "conv",
     "dense",
     "dense_transpose",
     "dropout",
@@ -36,10 +41,12 @@ __all__ = [
     "embedding",
     "flatten",
     "gated",
+    "global_average_pool",
     "group_norm",
     "instance_norm",
     "layer_norm",
     "map_layers",
+    "max_pool",
     "positions",
     "pull",
     "repeat",

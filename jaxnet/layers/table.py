@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxnet.activations import sigmoid, silu, tanh
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
+from jaxnet.layers.convolution import conv
 from jaxnet.layers.dense import dense, dense_transpose
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.elementwise import elementwise
@@ -12,6 +13,7 @@ from jaxnet.layers.embedding import embedding, positions
 from jaxnet.layers.gated import gated
 from jaxnet.layers.layer import Layer
 from jaxnet.layers.norms import affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from jaxnet.layers.pool import average_pool, global_average_pool, max_pool
 from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.tied import tied
 
@@ -48,6 +50,10 @@ ALL = {
     "embedding": Sample(lambda dtype: embedding(5, 3, dtype=dtype), (7,), below=5),
     "positions": Sample(lambda dtype: positions(7, 3, dtype=dtype), (5, 3)),
     "gated": Sample(lambda dtype: gated(4, 3, silu, dtype=dtype), (4,)),
+    "conv": Sample(lambda dtype: conv(2, 4, (3, 2), strides=(2, 1), dilation=(1, 2), groups=2, dtype=dtype), (5, 7, 2)),
+    "max_pool": Sample(lambda dtype: max_pool((3, 2), 2, "SAME"), (5, 4, 3)),
+    "average_pool": Sample(lambda dtype: average_pool(3, 2, "SAME"), (8, 2)),
+    "global_average_pool": Sample(lambda dtype: global_average_pool(2), (2, 3, 4)),
     "flatten": Sample(lambda dtype: flatten(3), (2, 3, 2)),
     "reshape": Sample(lambda dtype: reshape((2, 6), (4, 3)), (2, 6)),
     "transpose": Sample(lambda dtype: transpose((2, 0, 1)), (2, 3, 4)),

@@ -37,11 +37,12 @@ def figure_of(curves: Curves, size: tuple[float, float] = (6.0, 3.6)) -> Any:
 
 def svg_of(curves: Curves) -> str:
     """A small figure of the curves for a light or a dark page; nothing without Matplotlib."""
+    page = io.StringIO()
     try:
         from matplotlib import rc_context
+
+        with rc_context(dict.fromkeys(DRAWN_IN, "#808080")):
+            figure_of(curves, (4.0, 2.2)).savefig(page, format="svg", transparent=True)
     except ImportError:
         return ""
-    page = io.StringIO()
-    with rc_context(dict.fromkeys(DRAWN_IN, "#808080")):
-        figure_of(curves, (4.0, 2.2)).savefig(page, format="svg", transparent=True)
     return page.getvalue()[page.getvalue().index("<svg") :]

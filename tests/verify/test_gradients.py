@@ -46,6 +46,7 @@ def product(x, y):
 PAIR = normal(3), normal(3, seed=1)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("argnums", "gradient"),
     [
