@@ -17,6 +17,17 @@ def channels_first(function):
     return lambda a, *params: function(a.movedim(-1, 1), *params).movedim(1, -1)
 
 
+def recurrent(kind):
+    """A layer of PyTorch's as a function of its inputs and parameters."""
+
+    def run(a, *params):
+        module = kind(a.shape[-1], params[1].shape[1], batch_first=True, dtype=a.dtype)
+        named = dict(zip(["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"], params, strict=True))
+        return torch.func.functional_call(module, named, (a,))[0]
+
+    return run
+
+
 def out_in(weight):
     """A convolution's weight as PyTorch has it, (n_out, n_in of a group, *window)."""
     return weight.movedim(-1, 0).movedim(-1, 1)
@@ -61,6 +72,9 @@ BESIDE = {
         layers.average_pool((3, 2), (2, 1), ((1, 1), (0, 0))), (2, 7, 5, 3),
         channels_first(lambda a: F.avg_pool2d(a, (3, 2), (2, 1), (1, 0), count_include_pad=False)),
     ),
+    "RNN": (layers.recurrent(layers.rnn_cell(3, 5)), (2, 7, 3), recurrent(torch.nn.RNN)),
+    "GRU": (layers.recurrent(layers.gru_cell(3, 5)), (2, 7, 3), recurrent(torch.nn.GRU)),
+    "LSTM": (layers.recurrent(layers.lstm_cell(3, 5)), (2, 7, 3), recurrent(torch.nn.LSTM)),
     "gated": (
         layers.gated(5, 11, activations.silu), (3, 2, 5),
         lambda a, wg, bg, wu, bu, wd, bd: F.linear(F.silu(F.linear(a, wg, bg)) * F.linear(a, wu, bu), wd, bd),

@@ -11,12 +11,14 @@ from jaxnet.layers.gated import Gated, gated
 from jaxnet.layers.layer import Composite, Layer, Reading, check_layer, map_layers, pull, run
 from jaxnet.layers.norms import Norm, affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from jaxnet.layers.pool import average_pool, global_average_pool, max_pool
+from jaxnet.layers.recurrence import Cell, RecurrentCell, gru_cell, lstm_cell, recurrent, rnn_cell
 from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.table import ALL, Sample
 from jaxnet.layers.tied import tied
 
 __all__ = [
     "ALL",
+    "Cell",
     "Composite",
     "Conv",
     "Dense",
@@ -26,6 +28,7 @@ __all__ = [
     "Norm",
     "Positions",
     "Reading",
+    "RecurrentCell",
     "Sample",
     "abstract_passes",
     "affine",
@@ -43,16 +46,20 @@ __all__ = [
     "gated",
     "global_average_pool",
     "group_norm",
+    "gru_cell",
     "instance_norm",
     "layer_norm",
+    "lstm_cell",
     "map_layers",
     "max_pool",
     "positions",
     "pull",
+    "recurrent",
     "repeat",
     "reshape",
     "residual",
     "rms_norm",
+    "rnn_cell",
     "run",
     "serial",
     "tied",

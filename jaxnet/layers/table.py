@@ -14,6 +14,7 @@ from jaxnet.layers.gated import gated
 from jaxnet.layers.layer import Layer
 from jaxnet.layers.norms import affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from jaxnet.layers.pool import average_pool, global_average_pool, max_pool
+from jaxnet.layers.recurrence import gru_cell, lstm_cell, recurrent, rnn_cell
 from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.tied import tied
 
@@ -54,6 +55,9 @@ ALL = {
     "max_pool": Sample(lambda dtype: max_pool((3, 2), 2, "SAME"), (5, 4, 3)),
     "average_pool": Sample(lambda dtype: average_pool(3, 2, "SAME"), (8, 2)),
     "global_average_pool": Sample(lambda dtype: global_average_pool(2), (2, 3, 4)),
+    "rnn": Sample(lambda dtype: recurrent(rnn_cell(3, 4, dtype=dtype)), (5, 3)),
+    "gru": Sample(lambda dtype: recurrent(gru_cell(3, 2, dtype=dtype), reverse=True), (5, 3)),
+    "lstm": Sample(lambda dtype: recurrent(lstm_cell(3, 2, dtype=dtype)), (5, 3)),
     "flatten": Sample(lambda dtype: flatten(3), (2, 3, 2)),
     "reshape": Sample(lambda dtype: reshape((2, 6), (4, 3)), (2, 6)),
     "transpose": Sample(lambda dtype: transpose((2, 0, 1)), (2, 3, 4)),
