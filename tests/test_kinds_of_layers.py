@@ -119,7 +119,56 @@ def test_convolution_is_a_dense_layer_at_every_place(key):
     assert abs(float(params.weight.std()) * 12**0.5 - 1) < 0.5  # of variance 1/n_in, n_in being a window's
 
 
+def shapes_of(layer, length):
+    return jax.eval_shape(layer.init, jax.random.key(0)), jax.ShapeDtypeStruct((length, 8), "float32")
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_mask_of_attention_says_what_a_position_sees(block, key):
+    layer = layers.attention(4, 2, block=block, dtype=WIDEST)
+    params, a = layer.init(key), random_like(jax.ShapeDtypeStruct((2, 5, 4), WIDEST))
+    below = np.tril(np.ones((5, 5), bool))
+    z, cache = layer.forward(params, (a, jnp.asarray(below)))
+    assert_close(z, layers.attention(4, 2, causal=True, dtype=WIDEST).forward(params, a)[0], 1e-13)
+    (grad_a, by_mask), _ = layer.backward(params, cache, jnp.ones_like(z))
+    assert by_mask is None
+    nothing = jnp.asarray(below & (np.arange(5) != 0))  # the first position sees none
+    z, cache = layer.forward(params, (a, nothing))
+    np.testing.assert_array_equal(z[:, 0], np.broadcast_to(params.output.bias, (2, 4)))
+    (grad_a, _), gradient = layer.backward(params, cache, jnp.ones_like(z))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((grad_a, gradient)))
+
+
+def test_attention_in_blocks_never_stores_all_weights():
+    """What is kept grows like the length, and the memory of both passes is far below that of all weights."""
+
+    def needed(length, block):
+        layer = layers.attention(8, 2, causal=True, block=block, dtype="float32")
+        shapes = shapes_of(layer, length)
+
+        def both(params, a):
+            z, cache = layer.forward(params, a)
+            return layer.backward(params, cache, z)
+
+        analysis = jax.jit(both).lower(*shapes).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert needed(1024, 64) < 0.45 * needed(1024, None)
+    blocks = layers.attention(8, 2, block=64, dtype="float32")
+    kept = jax.eval_shape(blocks.forward, *shapes_of(blocks, 1024))[1]
+    assert max(leaf.size for leaf in jax.tree.leaves(kept)) == 1024 * 8
+
+
 REFUSED = {
+    "heads": (lambda: layers.attention(6, 4), "4 heads cannot share 6 numbers"),
+    "pairs": (lambda: layers.attention(6, 2, rotary=True), "6/2 must be even"),
+    "mask": (
+        lambda: layers.attention(4, 2).forward(
+            layers.attention(4, 2).init(jax.random.key(0)), (jnp.zeros((3, 4)), jnp.zeros((3, 3)))
+        ),
+        "a mask of booleans",
+    ),
     "channels": (lambda: layers.conv(6, 4, 3, groups=3), "3 groups cannot share 6 inputs and 4 outputs evenly"),
     "strides": (lambda: layers.conv(6, 4, (3, 3), strides=(1, 2, 3)), "strides needs a number for each"),
     "padding": (lambda: layers.conv(6, 4, (3, 3), padding="FULL"), 'padding must be "SAME", "VALID" or a pair'),

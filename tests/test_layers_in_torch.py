@@ -28,6 +28,20 @@ def recurrent(kind):
     return run
 
 
+def attention(heads, kv_heads, **options):
+    """PyTorch's attention between dense layers, as a function of inputs and parameters."""
+
+    def run(a, wq, bq, wk, bk, wv, bv, wo, bo):
+        def split(z, heads):
+            return z.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+        q, k, v = (split(F.linear(a, w, b), h) for w, b, h in ((wq, bq, heads), (wk, bk, kv_heads), (wv, bv, kv_heads)))
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=heads != kv_heads, **options)
+        return F.linear(mixed.transpose(-2, -3).flatten(-2), wo, bo)
+
+    return run
+
+
 def out_in(weight):
     """A convolution's weight as PyTorch has it, (n_out, n_in of a group, *window)."""
     return weight.movedim(-1, 0).movedim(-1, 1)
@@ -71,6 +85,10 @@ BESIDE = {
     "average pool": (
         layers.average_pool((3, 2), (2, 1), ((1, 1), (0, 0))), (2, 7, 5, 3),
         channels_first(lambda a: F.avg_pool2d(a, (3, 2), (2, 1), (1, 0), count_include_pad=False)),
+    ),
+    "attention": (layers.attention(6, 3), (2, 7, 6), attention(3, 3)),
+    "attention, causal": (
+        layers.attention(8, 4, kv_heads=2, causal=True, block=3), (2, 7, 8), attention(4, 2, is_causal=True),
     ),
     "RNN": (layers.recurrent(layers.rnn_cell(3, 5)), (2, 7, 3), recurrent(torch.nn.RNN)),
     "GRU": (layers.recurrent(layers.gru_cell(3, 5)), (2, 7, 3), recurrent(torch.nn.GRU)),

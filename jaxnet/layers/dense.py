@@ -77,7 +77,7 @@ class _Dense(Layer):
         """
         weight, bias = params
         grad_bias = delta.sum(tuple(range(delta.ndim - 1)), dtype=bias.dtype)
-        return delta @ _narrow(weight, delta), Dense(_sum_of_products(delta, a, weight), grad_bias)
+        return delta @ narrow(weight, delta), Dense(sum_of_products(delta, a, weight), grad_bias)
 
     def squared_norms(self, params: Dense, a: Float[Array, "m ... n_in"], delta: Float[Array, "m ... n_out"]) -> Array:
         """‖δ aᵀ‖² = Σ_ij δ_i² a_j² = ‖δ‖²‖a‖², with the bias ‖δ‖²(‖a‖² + 1).
@@ -85,7 +85,7 @@ class _Dense(Layer):
         Of several positions t, ‖Σ_t δ_t a_tᵀ‖² = Σ_ts ⟨δ_t, δ_s⟩⟨a_t, a_s⟩: no gradient of an example is formed.
         """
         del params
-        of_delta, of_a = _products_of_positions(delta), _products_of_positions(a)
+        of_delta, of_a = products_of_positions(delta), products_of_positions(a)
         return (of_delta * (of_a + 1)).sum((1, 2))
 
     def without_init(self) -> Layer:
@@ -118,28 +118,28 @@ class _DenseTranspose(_Dense):
     ) -> tuple[Array, Dense]:
         """From z_j = Σ_i W_ij a_i and δ = ∂L/∂z: ∂L/∂a = W δ, ∂L/∂W = a δᵀ, and ∂L/∂b = 0, as no z depends on b."""
         weight, bias = params
-        grad_weight = _sum_of_products(a, delta, weight)
-        return delta @ _narrow(weight, delta).T, Dense(grad_weight, jnp.zeros_like(bias))
+        grad_weight = sum_of_products(a, delta, weight)
+        return delta @ narrow(weight, delta).T, Dense(grad_weight, jnp.zeros_like(bias))
 
     def squared_norms(self, params: Dense, a: Float[Array, "m ... n_out"], delta: Float[Array, "m ... n_in"]) -> Array:
         """‖a δᵀ‖², by positions as those of a dense layer."""
         del params
-        return (_products_of_positions(delta) * _products_of_positions(a)).sum((1, 2))
+        return (products_of_positions(delta) * products_of_positions(a)).sum((1, 2))
 
 
-def _sum_of_products(left: Array, right: Array, like: Array) -> Array:
+def sum_of_products(left: Array, right: Array, like: Array) -> Array:
     """Σ left rightᵀ over the batch's axes as one matrix product, summed in the dtype of `like` if it is the wider."""
     batch = tuple(range(left.ndim - 1))
     wide = like.dtype if jnp.finfo(like.dtype).bits > jnp.finfo(left.dtype).bits else None
     return jnp.tensordot(left, right, axes=(batch, batch), preferred_element_type=wide).astype(like.dtype)
 
 
-def _narrow(weight: Array, like: Array) -> Array:
+def narrow(weight: Array, like: Array) -> Array:
     """A weight to be multiplied with a δ that may have fewer bits."""
     return weight.astype(like.dtype) if jnp.finfo(weight.dtype).bits > jnp.finfo(like.dtype).bits else weight
 
 
-def _products_of_positions(vectors: Float[Array, "m ... n"]) -> Float[Array, "m t t"]:
+def products_of_positions(vectors: Float[Array, "m ... n"]) -> Float[Array, "m t t"]:
     """⟨v_t, v_s⟩ of an example's positions t and s, (m, t, t)."""
     if vectors.ndim == 2:
         return jnp.square(vectors).sum(-1)[:, None, None]

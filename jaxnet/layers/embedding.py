@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer
 
 from jaxnet.arguments import positive_integer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.dense import narrow, products_of_positions, sum_of_products
 from jaxnet.layers.layer import Layer
 
 
@@ -72,6 +73,34 @@ class _Embedding(Layer):
 
 
 @dataclass(frozen=True)
+class _Unembedding(_Embedding):
+    """z = W a, on the parameters of an embedding."""
+
+    factory = "unembedding"
+
+    def forward(
+        self, params: Embedding, a: Float[Array, "*batch n"], *, key: Array | None = None
+    ) -> tuple[Float[Array, "*batch n_tokens"], Array]:
+        """How well each token's vector fits; the cache is a."""
+        if a.shape[-1:] != (self.n,):
+            raise ValueError(f"{self.name} needs inputs of shape (..., {self.n}), got {a.shape}")
+        return a @ params.weight.T, a
+
+    def backward(
+        self, params: Embedding, a: Float[Array, "*batch n"], delta: Float[Array, "*batch n_tokens"]
+    ) -> tuple[Array, Embedding]:
+        """∂L/∂a = Wᵀ δ and ∂L/∂W = δ aᵀ, summed over the batch, as of a dense layer without a bias."""
+        return delta @ narrow(params.weight, delta), Embedding(sum_of_products(delta, a, params.weight))
+
+    def squared_norms(
+        self, params: Embedding, a: Float[Array, "m ... n"], delta: Float[Array, "m ... n_tokens"]
+    ) -> Array:
+        """‖Σ_t δ_t a_tᵀ‖² = Σ_ts ⟨δ_t, δ_s⟩⟨a_t, a_s⟩ over the positions of each example."""
+        del params
+        return (products_of_positions(delta) * products_of_positions(a)).sum((1, 2))
+
+
+@dataclass(frozen=True)
 class _Positions(Layer):
     """z_t = a_t + W_t."""
 
@@ -122,6 +151,16 @@ def embedding(n_tokens: int, n: int, initializer: Initializer = lecun_normal, *,
     """
     sizes = positive_integer("n_tokens", n_tokens), positive_integer("n", n)
     return _Embedding(*sizes, initializer, dtype if dtype is float else jnp.dtype(dtype))
+
+
+def unembedding(n_tokens: int, n: int, initializer: Initializer = lecun_normal, *, dtype: DTypeLike = float) -> Layer:
+    """The logits of all tokens, z = W a, with the parameters of `embedding(n_tokens, n)`: for `tied`.
+
+    Raises:
+        ValueError, TypeError: as `embedding`; `ValueError` from `forward` for inputs of another size.
+    """
+    sizes = positive_integer("n_tokens", n_tokens), positive_integer("n", n)
+    return _Unembedding(*sizes, initializer, dtype if dtype is float else jnp.dtype(dtype))
 
 
 def positions(length: int, n: int, initializer: Initializer = lecun_normal, *, dtype: DTypeLike = float) -> Layer:

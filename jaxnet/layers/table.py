@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxnet.activations import sigmoid, silu, tanh
+from jaxnet.layers.attention import attention
 from jaxnet.layers.combine import concatenate, repeat, residual, serial
 from jaxnet.layers.convolution import conv
 from jaxnet.layers.dense import dense, dense_transpose
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.elementwise import elementwise
-from jaxnet.layers.embedding import embedding, positions
+from jaxnet.layers.embedding import embedding, positions, unembedding
 from jaxnet.layers.gated import gated
 from jaxnet.layers.layer import Layer
 from jaxnet.layers.norms import affine, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
@@ -17,6 +18,7 @@ from jaxnet.layers.pool import average_pool, global_average_pool, max_pool
 from jaxnet.layers.recurrence import gru_cell, lstm_cell, recurrent, rnn_cell
 from jaxnet.layers.shape import flatten, reshape, transpose
 from jaxnet.layers.tied import tied
+from jaxnet.layers.transformer import transformer_block
 
 
 class Sample(NamedTuple):
@@ -58,6 +60,12 @@ ALL = {
     "rnn": Sample(lambda dtype: recurrent(rnn_cell(3, 4, dtype=dtype)), (5, 3)),
     "gru": Sample(lambda dtype: recurrent(gru_cell(3, 2, dtype=dtype), reverse=True), (5, 3)),
     "lstm": Sample(lambda dtype: recurrent(lstm_cell(3, 2, dtype=dtype)), (5, 3)),
+    "attention": Sample(lambda dtype: attention(4, 2, rotary=True, dtype=dtype), (5, 4)),
+    "attention in blocks": Sample(
+        lambda dtype: attention(8, 4, kv_heads=2, causal=True, rotary=True, block=3, dtype=dtype), (7, 8)
+    ),
+    "unembedding": Sample(lambda dtype: unembedding(5, 3, dtype=dtype), (2, 3)),
+    "transformer block": Sample(lambda dtype: transformer_block(4, 2, rotary=True, dtype=dtype), (5, 4)),
     "flatten": Sample(lambda dtype: flatten(3), (2, 3, 2)),
     "reshape": Sample(lambda dtype: reshape((2, 6), (4, 3)), (2, 6)),
     "transpose": Sample(lambda dtype: transpose((2, 0, 1)), (2, 3, 4)),
