@@ -100,6 +100,7 @@ BESIDE = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
 def test_layer_is_that_of_torch(case):
     layer, shape, function = case
