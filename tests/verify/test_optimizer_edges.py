@@ -62,12 +62,14 @@ def test_parameters_of_several_dtypes():
     verdict(optax.sgd(0.1), optax.sgd(0.1), params).raise_if_failed()
 
 
-def test_learning_rate_in_float32_passes_with_a_note():
-    rate: Any = np.float32(0.01)
-    report = verdict(optax.sgd(rate), optax.sgd(0.01))
+@pytest.mark.parametrize(("number", "notes"), [(0.01, 0), (1 / 3, 1)])  # a short decimal is what was meant
+def test_learning_rate_in_float32_passes(number, notes):
+    rate: Any = np.float32(number)
+    report = verdict(optax.sgd(rate), optax.sgd(number))
     report.raise_if_failed()
-    assert "narrower dtype" in report.notes[0]
-    assert verdict(optax.sgd(0.01), optax.sgd(rate)).passed
+    assert ["narrower dtype" in note for note in report.notes] == [True] * notes
+    assert verdict(optax.sgd(number), optax.sgd(rate)).passed
+    assert not verdict(optax.sgd(np.float32(number * (1 + 1e-4))), optax.sgd(number))
 
 
 def test_numpy_rule_that_changes_arrays_in_place():
