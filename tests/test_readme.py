@@ -39,6 +39,11 @@ def test_example_of_a_layer_of_ones_own_learns():
     assert last < 0.5 * first
 
 
+def test_example_of_a_language_model_learns_more_than_frequencies():
+    first, last, alone = map(float, re.findall(r"\d+\.\d+", printed_by(examples()[-1])))
+    assert last < alone < first
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=["gradient", "optimizer"])
 def test_example_of_a_verification_prints_the_report_shown(number):
     """But for the numbers at random points and the device."""

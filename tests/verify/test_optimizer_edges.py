@@ -65,11 +65,12 @@ def test_parameters_of_several_dtypes():
 @pytest.mark.parametrize(("number", "notes"), [(0.01, 0), (1 / 3, 1)])  # a short decimal is what was meant
 def test_learning_rate_in_float32_passes(number, notes):
     rate: Any = np.float32(number)
+    wrong: Any = np.float32(number * (1 + 1e-4))
     report = verdict(optax.sgd(rate), optax.sgd(number))
     report.raise_if_failed()
     assert ["narrower dtype" in note for note in report.notes] == [True] * notes
     assert verdict(optax.sgd(number), optax.sgd(rate)).passed
-    assert not verdict(optax.sgd(np.float32(number * (1 + 1e-4))), optax.sgd(number))
+    assert not verdict(optax.sgd(wrong), optax.sgd(number))
 
 
 def test_numpy_rule_that_changes_arrays_in_place():
